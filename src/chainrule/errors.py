@@ -1,0 +1,46 @@
+"""Everything chainrule raises on purpose.
+
+Each class also inherits the built-in exception a Python reader would expect, so `except ValueError` keeps
+working for callers who have never heard of this module. Messages are one helpful paragraph: they name the
+place (file, column, row, layer, the user's own line) and the cure.
+"""
+
+
+class ChainruleError(Exception):
+    """The base of every error chainrule raises on purpose."""
+
+
+class ShapeError(ChainruleError, ValueError):
+    """Operands whose shapes do not fit the operation."""
+
+
+class DTypeError(ChainruleError, TypeError):
+    """Operands whose dtypes do not fit the operation."""
+
+
+class GradientError(ChainruleError, RuntimeError):
+    """A derivative that was asked for cannot be given."""
+
+
+class TraceError(ChainruleError, RuntimeError):
+    """A traced value was used where only a concrete one can serve."""
+
+
+class GraphError(ChainruleError, ValueError):
+    """A graph breaks its own grammar."""
+
+
+class DataError(ChainruleError, ValueError):
+    """A table that cannot be read or learned from; the command line prints the paragraph and exits 2."""
+
+
+class RecipeError(ChainruleError, ValueError):
+    """A recipe that contradicts itself or cannot be read."""
+
+
+class RunError(ChainruleError, RuntimeError):
+    """A run that is missing, damaged, or cannot be resumed."""
+
+
+class MissingDependency(ChainruleError, ImportError):
+    """An optional library is not installed; the message carries the install command."""
