@@ -1,0 +1,1 @@
+"""The project's own tools: run them from the repository root, as `python -m tools.NAME`."""
