@@ -34,7 +34,7 @@ types: $(VENV)/.check ## mypy --strict over src
 	@$(BIN)/mypy
 
 coverage: $(VENV)/.check ## all tests, bridges and examples included; enforce the coverage floors
-	@$(PYTEST) tests src/chainrule --doctest-modules --cov --cov-report=
+	@$(PYTEST) tests src/chainrule --doctest-modules --cov --cov-report=json:.coverage.json
 	@$(BIN)/python -m tools.coverage_floors
 
 laws: $(VENV)/.test ## hold every primitive to the laws

@@ -2,10 +2,10 @@
 
 What a fenced block's tag means:
 
-`python`   is run. With `>>>` prompts its output is compared too. The blocks of one page share a namespace and a
-           temporary working directory, from top to bottom, as a reader would type them.
-`console`  each line that starts with `$ ` is a command, and must be `chainrule …`; the lines up to the next command
-           are what it prints, standard error included. A command that fails says so in its last line:
+`python`   is run. With `>>>` prompts its output is compared too. The blocks of one page share a namespace and
+           a temporary working directory, from top to bottom, as a reader would type them.
+`console`  each line that starts with `$ ` is a command, and must be `chainrule …`; the lines up to the next
+           command are what it prints, standard error included. A command that fails says so in its last line:
            `[exit status 2]`. Where output changes from run to run, write `...`.
 any other  (`text`, `toml`, `sh`, …) is shown and not run.
 """
@@ -118,23 +118,36 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+SMALL_PAGE = r"""
+```python
+x = 6
+```
+
+  ```python
+  >>> x * 7
+  42
+  ```
+
+```console
+$ chainrule a \
+  b
+...
+$ ls
+```
+"""
+
+
 def test_the_runner_notices_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    page = Path("page.md")
-    text = "```python\nx = 6\n```\n\n  ```python\n  >>> x * 7\n  42\n  ```\n\n```console\n$ chainrule a \\\n  b\n...\n$ ls\n```\n"
-    first, second, third = blocks(text)
-    assert [(block.tag, block.line) for block in (first, second, third)] == [
-        ("python", 2),
-        ("python", 6),
-        ("console", 11),
-    ]
-    assert list(commands(third)) == [("chainrule a b", "...\n"), ("ls", "")]
+    page, namespace = Path("page.md"), dict[str, Any]()
+    program, session, console = blocks(SMALL_PAGE)
+    assert (program.line, session.line, console.line) == (3, 7, 12)
+    assert list(commands(console)) == [("chainrule a b", "...\n"), ("ls", "")]
 
-    namespace: dict[str, Any] = {}
-    run_python(first, page, namespace)
-    run_python(second, page, namespace)
+    run_python(program, page, namespace)
+    run_python(session, page, namespace)
     with pytest.raises(pytest.fail.Exception, match="42"):
-        run_python(second, page, {"x": 7})
+        run_python(session, page, {"x": 7})
     with pytest.raises(AssertionError, match="own commands"):
         run_console(Block("console", "$ ls\n", 1), page)
     assert shell("exit 3") == "[exit status 3]\n"
