@@ -32,7 +32,7 @@ from . import layers
 class Layer:
     def load(self):
         import torch
-        return [lambda: importlib.import_module("package.nn")]
+        return [lambda: importlib.import_module("package.nn" if self.deep else name)]
 """
     found = source_file(tmp_path, "nn/blocks.py", text).imports(MODULES)
     assert found == [

@@ -71,9 +71,8 @@ class SourceFile:
                     deeper = f"{base}.{alias.name}"
                     found.append(Import(deeper if deeper in modules else base, node.lineno, function))
             elif isinstance(node, ast.Call) and _called_name(node) in {"import_module", "__import__"}:
-                argument = node.args[0] if node.args else None
-                named = argument.value if isinstance(argument, ast.Constant) else "(computed name)"
-                found.append(Import(str(named), node.lineno, function))
+                named = [leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)]
+                found += [Import(str(name), node.lineno, function) for name in named or ["(computed name)"]]
         return found
 
     def functions(self) -> list[Function]:
