@@ -1,0 +1,243 @@
+"""The graph: nodes that know their operands and why they exist.
+
+One class of node serves both readings. An eager node carries its `value`; a traced one does not. So the
+history behind a `Tensor` *is* a graph, and whatever reads graphs (the backward walk, the ledger, the
+printer) reads an eager loss as well as a compiled step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from typing import Any
+from weakref import ReferenceType
+
+import numpy as np
+
+from chainrule.errors import GraphError
+from chainrule.origin import Origin
+from chainrule.primitive import Primitive
+from chainrule.types import Type
+
+Array = np.ndarray[Any, Any]
+
+# How a value takes part in differentiation; of several operands the highest decides (see docs/design.md).
+CONSTANT = 0  # no derivative is wanted: integers, scalars, stop_gradient
+TRACKED = 1  # made by asarray: history is kept so that .backward() works
+PLAIN = 2  # came out of a finished cr.grad(...): a value, as in JAX; what is computed from it is plain too
+ACTIVE = 3  # an argument of a running transform
+OWNED = 4  # a Parameter, or computed from one
+ABSTRACT = 5  # traced: has no value yet
+
+_serial = count()
+
+
+class Node:
+    """One value in a graph: the primitive and operands that make it, its type, and its origins.
+
+    A node without a primitive is a leaf: a constant when it has a value, an input when it has none.
+    `serial` grows with creation, so that sorting by it is a topological order.
+    """
+
+    __slots__ = (
+        "__weakref__", "attributes", "cell", "grad_owner", "label", "operands", "origins",
+        "primitive", "serial", "spent", "status", "trace", "type", "value",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        primitive: Primitive | None,
+        operands: tuple[Node, ...],
+        attributes: dict[str, Any],
+        type_: Any,
+        *,
+        value: Any = None,
+        origins: tuple[Origin, ...] = (),
+        status: int = CONSTANT,
+        trace: Any = None,
+        label: str = "",
+    ) -> None:
+        self.primitive = primitive
+        self.operands = operands
+        self.attributes = attributes
+        self.type = type_
+        self.value = value
+        self.origins = origins
+        self.status = status
+        self.trace = trace
+        self.label = label
+        self.serial = next(_serial)
+        self.cell: Any = None
+        self.grad_owner: ReferenceType[Any] | None = None
+        self.spent = False
+
+    @property
+    def name(self) -> str:
+        """The primitive's name, or what kind of leaf this is."""
+        if self.primitive is not None:
+            return self.primitive.name
+        return "input" if self.value is None else "constant"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.type.dtype  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.type.shape)
+
+    @property
+    def size(self) -> int:
+        return self.type.size  # type: ignore[no-any-return]
+
+    @property
+    def types(self) -> tuple[Type, ...]:
+        """The types of all outputs; one for every primitive but `call` and `scan`."""
+        return (self.type,) if isinstance(self.type, Type) else tuple(self.type)
+
+    @property
+    def floating(self) -> bool:
+        """True when a derivative can flow through (some output of) this node."""
+        return any(each.dtype.kind == "f" for each in self.types)
+
+    @property
+    def layer(self) -> str:
+        """Path of the layer this node belongs to, "" outside of any."""
+        return next((origin.layer for origin in self.origins if origin.layer), "")
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {format_type(self.type)}>"
+
+
+def constant(value: Array, label: str = "") -> Node:
+    """A leaf that holds `value`, through which no derivative flows."""
+    return Node(None, (), {}, Type(value.shape, value.dtype), value=value, label=label)
+
+
+def reachable(outputs: Iterable[Node], stop: Iterable[Node] = ()) -> list[Node]:
+    """Every node `outputs` are made from, operands before users; nodes in `stop` are not entered."""
+    seen: set[Node] = set()
+    barrier = set(stop)
+    pending = list(outputs)
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            if node not in barrier:
+                pending.extend(node.operands)
+    return sorted(seen, key=lambda node: node.serial)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A pure program: values for `inputs` in, values of `outputs` out."""
+
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Inputs, then every node that the outputs need, operands before users."""
+        given = set(self.inputs)
+        return self.inputs + tuple(n for n in reachable(self.outputs, self.inputs) if n not in given)
+
+    def evaluate(self, xp: Any, *values: Any) -> tuple[Any, ...]:
+        """The meaning of the whole graph in the array namespace `xp`, one node after the other."""
+        if len(values) != len(self.inputs):
+            raise GraphError(f"the graph has {len(self.inputs)} inputs but was given {len(values)} values")
+        known: dict[Node, Any] = dict(zip(self.inputs, values, strict=True))
+        for node in self.nodes:
+            if node not in known:
+                known[node] = (
+                    node.value
+                    if node.primitive is None
+                    else node.primitive.meaning(xp, *(known[each] for each in node.operands), **node.attributes)
+                )
+        return tuple(known[node] for node in self.outputs)
+
+    def __str__(self) -> str:
+        return "\n".join(format_graph(self))
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def format_type(type_: Any) -> str:
+    """``float32[64,8]``, or a bracketed list for a node with several outputs."""
+    if isinstance(type_, Type):
+        return str(type_)
+    return "(" + ", ".join(map(str, type_)) + ")"
+
+
+def format_attribute(value: Any) -> str:
+    if isinstance(value, Graph):
+        return f"graph of {len(value)} nodes"
+    if isinstance(value, np.dtype):
+        return str(value)
+    return repr(value)
+
+
+def format_graph(graph: Graph, indent: str = "") -> Iterator[str]:
+    """The graph as text, a line per node: ``%5 = matmul(%0, %4) : float32[64,8]   # forward in layers.0``."""
+    names = {node: f"%{index}" for index, node in enumerate(graph.nodes)}
+    heads = ", ".join(f"{names[n]}: {format_type(n.type)}" + (f" {n.label}" if n.label else "") for n in graph.inputs)
+    yield f"{indent}graph({heads}) {{"
+    given = set(graph.inputs)
+    for node in graph.nodes:
+        if node not in given:
+            yield from _format_node(node, names, indent + "  ")
+    yield f"{indent}  return {', '.join(names[node] for node in graph.outputs)}"
+    yield f"{indent}}}"
+
+
+def _format_node(node: Node, names: dict[Node, str], indent: str) -> Iterator[str]:
+    if node.primitive is None:
+        shown = repr(node.value.item()) if node.value is not None and node.value.size == 1 else "…"
+        text = f"constant({shown})"
+    else:
+        arguments = [names[each] for each in node.operands]
+        arguments += [f"{key}={format_attribute(value)}" for key, value in node.attributes.items()]
+        text = f"{node.name}({', '.join(arguments)})"
+    reasons = "; ".join(dict.fromkeys(map(_format_origin(names), node.origins)))
+    line = f"{indent}{names[node]} = {text} : {format_type(node.type)}"
+    yield f"{line:<72}  # {reasons}" if reasons else line
+    for value in node.attributes.values():
+        if isinstance(value, Graph):
+            yield from format_graph(value, indent + "  ")
+
+
+def _format_origin(names: dict[Node, str]) -> Any:
+    def text(origin: Origin) -> str:
+        if origin.of is None:
+            return str(origin)
+        target = names.get(origin.of, origin.of.name)
+        through = "" if origin.operand is None else f" through operand {origin.operand}"
+        layer = f" in {origin.layer}" if origin.layer else ""
+        return f"{origin.role} of {target}{through}{layer}"
+
+    return text
+
+
+def substitute(graph: Graph, replaced: dict[Node, Node]) -> Graph:
+    """`graph` with nodes exchanged as `replaced` says; untouched parts are shared, not copied."""
+    known = dict(replaced)
+    for node in graph.nodes:
+        if node in known:
+            continue
+        operands = tuple(known.get(each, each) for each in node.operands)
+        known[node] = node if all(a is b for a, b in zip(operands, node.operands, strict=True)) else rebuilt(node, operands)
+    return Graph(tuple(known.get(n, n) for n in graph.inputs), tuple(known.get(n, n) for n in graph.outputs))
+
+
+def rebuilt(node: Node, operands: Sequence[Node]) -> Node:
+    """A copy of `node` with other operands, the same reasons, and no value."""
+    return Node(
+        node.primitive, tuple(operands), node.attributes, node.type,
+        origins=node.origins, status=ABSTRACT, trace=node.trace, label=node.label,
+    )  # fmt: skip

@@ -1,0 +1,223 @@
+"""Contractions: matrix products, tensor products, einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chainrule.errors import ShapeError
+from chainrule.primitive import Composite, Draw, Primitive, Sample
+from chainrule.types import Type, broadcast_shapes, normalise_axis, promote_dtypes
+
+
+# -- matmul ----------------------------------------------------------------------------------------------
+def _matmul_type(a: Type, b: Type) -> Type:
+    if a.shape[-1] != b.shape[-2]:
+        raise ShapeError(
+            f"shapes {a.shape} and {b.shape} do not fit: the last axis of the first ({a.shape[-1]}) must be as long as "
+            f"the second to last of the second ({b.shape[-2]})"
+        )
+    batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return Type((*batch, a.shape[-2], b.shape[-1]), promote_dtypes([a.dtype, b.dtype]))
+
+
+def _matmul_surface(ops: Any, a: Any, b: Any) -> Any:
+    """All of NumPy's rank rules: a 1-d operand becomes a row or a column, and its axis is dropped again."""
+    left, right = ops.promote("matmul", [a, b])
+    if left.ndim == 0 or right.ndim == 0:
+        raise ShapeError(f"matmul needs at least one dimension on both sides, not shapes {left.shape} and {right.shape}; use *")
+    row, column = left.ndim == 1, right.ndim == 1
+    product = ops.apply(
+        MATMUL, [ops.expand_dims(left, axis=0) if row else left, ops.expand_dims(right, axis=1) if column else right]
+    )
+    shape = product.shape
+    if row:
+        shape = (*shape[:-2], shape[-1])
+    if column:
+        shape = shape[:-1]
+    return ops.reshape(product, shape)
+
+
+MATMUL = Primitive(
+    "matmul",
+    "Matrix product over the last two axes; leading axes broadcast.",
+    _matmul_type,
+    lambda xp, a, b: xp.matmul(a, b),
+    (
+        lambda ops, g, y, a, b: ops.matmul(g, ops.matrix_transpose(b)),
+        lambda ops, g, y, a, b: ops.matmul(ops.matrix_transpose(a), g),
+    ),
+    (
+        Sample((Draw((2, 3)), Draw((3, 4)))),
+        Sample((Draw((5, 2, 3)), Draw((3, 4)))),
+        Sample((Draw((2, 1, 2, 3)), Draw((4, 3, 1)))),
+        Sample((Draw((2, 0)), Draw((0, 3)))),
+        Sample((Draw((0, 2)), Draw((2, 3)))),
+    ),
+    _matmul_surface,
+    oracle="numpy.matmul",
+    ulps=16.0,
+)
+
+
+# -- einsum ----------------------------------------------------------------------------------------------
+def _parse(subscripts: str, ranks: Sequence[int]) -> tuple[tuple[str, ...], str]:
+    """Operand labels and output labels, all written out; raises `ShapeError` for what NumPy would reject."""
+    written = subscripts.replace(" ", "")
+    if "..." in written:
+        raise ShapeError(f"einsum {subscripts!r}: write the labels out, '...' is not supported")
+    left, arrow, output = written.partition("->")
+    labels = tuple(left.split(","))
+    if len(labels) != len(ranks):
+        raise ShapeError(f"einsum {subscripts!r} has {len(labels)} terms but {len(ranks)} operands")
+    for term, rank in zip(labels, ranks, strict=True):
+        if len(term) != rank:
+            raise ShapeError(f"einsum {subscripts!r}: term {term!r} has {len(term)} labels, its operand {rank} dimensions")
+    if not arrow:
+        joined = "".join(labels)
+        output = "".join(sorted(each for each in set(joined) if joined.count(each) == 1))
+    if len(set(output)) != len(output) or not set(output) <= set("".join(labels)):
+        raise ShapeError(f"einsum {subscripts!r}: every output label must occur once in the output and in some operand")
+    return labels, output
+
+
+def _extents(labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    extents: dict[str, int] = {}
+    for term, shape in zip(labels, shapes, strict=True):
+        for label, extent in zip(term, shape, strict=True):
+            if extents.setdefault(label, extent) != extent:
+                raise ShapeError(f"label {label!r} stands for axes of lengths {extents[label]} and {extent}")
+    return extents
+
+
+def _einsum_type(*types: Type, subscripts: str) -> Type:
+    labels, output = _parse(subscripts, [each.ndim for each in types])
+    extents = _extents(labels, [each.shape for each in types])
+    return Type(tuple(extents[each] for each in output), promote_dtypes([each.dtype for each in types]))
+
+
+def _einsum_pullback(ops: Any, g: Any, y: Any, *operands: Any, subscripts: str) -> list[Any]:
+    labels, output = _parse(subscripts, [each.ndim for each in operands])
+    extents = _extents(labels, [each.shape for each in operands])
+    return [_einsum_cotangent(ops, g, operands, labels, output, extents, index) for index in range(len(operands))]
+
+
+def _einsum_cotangent(
+    ops: Any, g: Any, operands: Sequence[Any], labels: Sequence[str], output: str, extents: dict[str, int], index: int
+) -> Any:
+    """The same contraction with the output in the place of operand `index`.
+
+    A label that only this operand has was summed away: its cotangent is repeated along that axis. A label
+    that it has twice took a diagonal: its cotangent goes back onto the diagonal.
+    """
+    term = labels[index]
+    others = [(labels[k], operands[k]) for k in range(len(operands)) if k != index]
+    known = set(output).union(*(other for other, _ in others))
+    distinct = "".join(dict.fromkeys(term))
+    reached = "".join(label for label in distinct if label in known)
+    inputs = ",".join([output, *(other for other, _ in others)])
+    cotangent = ops.einsum(f"{inputs}->{reached}", g, *(operand for _, operand in others))
+    shape = tuple(extents[label] if label in known else 1 for label in distinct)
+    cotangent = ops.broadcast_to(ops.reshape(cotangent, shape), tuple(extents[label] for label in distinct))
+    return _onto_diagonal(ops, cotangent, distinct, term, extents)
+
+
+def _onto_diagonal(ops: Any, cotangent: Any, distinct: str, term: str, extents: dict[str, int]) -> Any:
+    shape = tuple(extents[label] for label in term)
+    spread = ops.reshape(
+        ops.permute_dims(cotangent, [distinct.index(label) for label in sorted(distinct, key=term.index)]),
+        tuple(extents[label] if term.index(label) == k else 1 for k, label in enumerate(term)),
+    )
+    for k, label in enumerate(term):
+        first = term.index(label)
+        if first != k:
+            along = [1] * len(term)
+            along[first] = extents[label]
+            across = [1] * len(term)
+            across[k] = extents[label]
+            same = ops.equal(ops.arange_node(extents[label], along), ops.arange_node(extents[label], across))
+            spread = ops.where(same, spread, 0)
+    return ops.broadcast_to(spread, shape)
+
+
+def _einsum_surface(ops: Any, subscripts: str, *operands: Any) -> Any:
+    nodes = ops.promote("einsum", operands)
+    labels, output = _parse(subscripts, [each.ndim for each in nodes])
+    return ops.apply(EINSUM, nodes, subscripts=",".join(labels) + "->" + output)
+
+
+EINSUM = Primitive(
+    "einsum",
+    "Sum of products over labelled axes, in Einstein's notation (no ellipsis).",
+    _einsum_type,
+    lambda xp, *arrays, subscripts: xp.einsum(subscripts, *arrays, optimize=len(arrays) > 2),
+    _einsum_pullback,
+    (
+        Sample((Draw((2, 3)), Draw((3, 4))), {"subscripts": "ij,jk->ik"}),
+        Sample((Draw((2, 3)),), {"subscripts": "ij->j"}),
+        Sample((Draw((3, 3)),), {"subscripts": "ii->i"}),
+        Sample((Draw((3, 3)),), {"subscripts": "ii->"}),
+        Sample((Draw((2, 3)), Draw((2, 3)), Draw((3,))), {"subscripts": "ij,ij,j->i"}),
+        Sample((Draw((2, 3, 4)), Draw((2, 5, 4))), {"subscripts": "bik,bjk->bij"}),
+        Sample((Draw((2,)), Draw((3,))), {"subscripts": "i,j->ji"}),
+        Sample((Draw((0, 3)), Draw((3,))), {"subscripts": "ij,j->i"}),
+    ),
+    _einsum_surface,
+    ulps=16.0,
+)
+
+
+# -- combinations ----------------------------------------------------------------------------------------
+def _tensordot(ops: Any, a: Any, b: Any, axes: Any = 2) -> Any:
+    left, right = ops.promote("tensordot", [a, b])
+    if isinstance(axes, int):
+        ours, theirs = list(range(left.ndim - axes, left.ndim)), list(range(axes))
+    else:
+        ours, theirs = ([each] if isinstance(each, int) else list(each) for each in axes)
+    ours = [normalise_axis(axis, left.ndim) for axis in ours]
+    theirs = [normalise_axis(axis, right.ndim) for axis in theirs]
+    if [left.shape[k] for k in ours] != [right.shape[k] for k in theirs]:
+        raise ShapeError(f"tensordot: axes {ours} of shape {left.shape} do not match axes {theirs} of shape {right.shape}")
+    kept = [k for k in range(left.ndim) if k not in ours]
+    free = [k for k in range(right.ndim) if k not in theirs]
+    count = 1
+    for k in ours:
+        count *= left.shape[k]
+    rows = ops.reshape(ops.permute_dims(left, kept + ours), (_product(left.shape[k] for k in kept), count))
+    columns = ops.reshape(ops.permute_dims(right, theirs + free), (count, _product(right.shape[k] for k in free)))
+    shape = tuple(left.shape[k] for k in kept) + tuple(right.shape[k] for k in free)
+    return ops.reshape(ops.matmul(rows, columns), shape)
+
+
+def _product(extents: Any) -> int:
+    total = 1
+    for extent in extents:
+        total *= extent
+    return total
+
+
+def _vecdot(ops: Any, a: Any, b: Any, axis: int = -1) -> Any:
+    return ops.sum(ops.multiply(a, b), axis=axis)
+
+
+def _outer(ops: Any, a: Any, b: Any) -> Any:
+    left, right = ops.node(a), ops.node(b)
+    if left.ndim != 1 or right.ndim != 1:
+        raise ShapeError(f"outer needs two vectors, not shapes {left.shape} and {right.shape}")
+    return ops.multiply(ops.expand_dims(left, axis=1), ops.expand_dims(right, axis=0))
+
+
+RECORDS: tuple[Primitive | Composite, ...] = (
+    MATMUL, EINSUM,
+    Composite(
+        "tensordot", "Sum of products over pairs of axes.", _tensordot,
+        (
+            Sample((Draw((2, 3, 4)), Draw((3, 4, 2))), {"axes": 2}),
+            Sample((Draw((2, 3)), Draw((4, 2))), {"axes": ((0,), (1,))}),
+            Sample((Draw((2,)), Draw((3,))), {"axes": 0}),
+        ),
+        oracle="numpy.tensordot",
+    ),
+    Composite("vecdot", "Dot product along an axis.", _vecdot, (Sample((Draw((2, 3)), Draw((3,)))),), oracle="numpy.vecdot"),
+    Composite("outer", "Outer product of two vectors.", _outer, (Sample((Draw((2,)), Draw((3,)))),), oracle="numpy.outer"),
+)  # fmt: skip

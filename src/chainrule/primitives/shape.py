@@ -1,0 +1,334 @@
+"""Primitives that move elements without changing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import ShapeError
+from chainrule.primitive import Composite, Draw, Primitive, Sample
+from chainrule.types import Shape, Type, broadcast_shapes, normalise_axes, normalise_axis
+
+
+# -- reshape, permute, broadcast -------------------------------------------------------------------------
+def _reshape_surface(ops: Any, x: Any, shape: Any) -> Any:
+    node = ops.node(x)
+    wanted = _complete((shape,) if isinstance(shape, int) else tuple(int(each) for each in shape), node.type)
+    return node if node.shape == wanted else ops.apply(RESHAPE, [node], shape=wanted)
+
+
+def _complete(shape: Shape, type_: Type) -> Shape:
+    """`shape` with its one -1 replaced by what is left."""
+    if shape.count(-1) > 1:
+        raise ShapeError(f"reshape to {shape}: only one extent can be -1")
+    if -1 in shape:
+        known = int(np.prod([each for each in shape if each != -1], dtype=np.int64))
+        if known == 0 or type_.size % known:
+            raise ShapeError(f"reshape of shape {type_.shape} ({type_.size} elements) to {shape} leaves no whole extent for -1")
+        shape = tuple(type_.size // known if each == -1 else each for each in shape)
+    return shape
+
+
+def _reshape_type(x: Type, shape: Shape) -> Type:
+    result = Type(shape, x.dtype)
+    if result.size != x.size:
+        raise ShapeError(f"shape {x.shape} has {x.size} elements, shape {shape} has {result.size}")
+    return result
+
+
+RESHAPE = Primitive(
+    "reshape",
+    "The same elements in row-major order under another shape; one extent may be -1.",
+    _reshape_type,
+    lambda xp, x, shape: xp.reshape(x, shape),
+    (lambda ops, g, y, x, shape: ops.reshape(g, x.shape),),
+    (
+        Sample((Draw((2, 3)),), {"shape": (3, 2)}),
+        Sample((Draw((2, 3)),), {"shape": (6,)}),
+        Sample((Draw(()),), {"shape": (1, 1)}),
+        Sample((Draw((0, 3)),), {"shape": (3, 0)}),
+    ),
+    _reshape_surface,
+    oracle="numpy.reshape",
+)
+
+
+def _permute_surface(ops: Any, x: Any, axes: Sequence[int]) -> Any:
+    node = ops.node(x)
+    order = tuple(normalise_axis(int(axis), node.ndim) for axis in axes)
+    return node if order == tuple(range(node.ndim)) else ops.apply(PERMUTE, [node], axes=order)
+
+
+def _permute_type(x: Type, axes: tuple[int, ...]) -> Type:
+    if sorted(axes) != list(range(x.ndim)):
+        raise ShapeError(f"axes {axes} are not a permutation of the {x.ndim} axes of shape {x.shape}")
+    return Type(tuple(x.shape[axis] for axis in axes), x.dtype)
+
+
+PERMUTE = Primitive(
+    "permute_dims",
+    "The axes in another order.",
+    _permute_type,
+    lambda xp, x, axes: xp.transpose(x, axes),
+    (lambda ops, g, y, x, axes: ops.permute_dims(g, tuple(int(each) for each in np.argsort(axes))),),
+    (
+        Sample((Draw((2, 3)),), {"axes": (1, 0)}),
+        Sample((Draw((2, 3, 4)),), {"axes": (2, 0, 1)}),
+        Sample((Draw(()),), {"axes": ()}),
+        Sample((Draw((0, 2)),), {"axes": (1, 0)}),
+    ),
+    _permute_surface,
+    oracle="numpy.transpose",
+)
+
+
+def _broadcast_surface(ops: Any, x: Any, shape: Any) -> Any:
+    node, wanted = ops.node(x), (shape,) if isinstance(shape, int) else tuple(shape)
+    return node if node.shape == wanted else ops.apply(BROADCAST, [node], shape=wanted)
+
+
+def _broadcast_type(x: Type, shape: Shape) -> Type:
+    if broadcast_shapes(x.shape, shape) != shape:
+        raise ShapeError(f"shape {x.shape} does not broadcast to {shape}")
+    return Type(shape, x.dtype)
+
+
+BROADCAST = Primitive(
+    "broadcast_to",
+    "x repeated to a larger shape, without a copy.",
+    _broadcast_type,
+    lambda xp, x, shape: xp.broadcast_to(x, shape),
+    (lambda ops, g, y, x, shape: g,),  # the walk sums over the repeated axes
+    (
+        Sample((Draw((3,)),), {"shape": (2, 3)}),
+        Sample((Draw((2, 1)),), {"shape": (4, 2, 3)}),
+        Sample((Draw(()),), {"shape": (3,)}),
+        Sample((Draw((1,)),), {"shape": (0,)}),
+    ),
+    _broadcast_surface,
+    oracle="numpy.broadcast_to",
+)
+
+
+# -- cutting and joining ---------------------------------------------------------------------------------
+def _slices(start: tuple[int, ...], stop: tuple[int, ...], step: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(a, b, s) for a, b, s in zip(start, stop, step, strict=True))
+
+
+def _slice_type(x: Type, start: tuple[int, ...], stop: tuple[int, ...], step: tuple[int, ...]) -> Type:
+    return Type(tuple(len(range(a, b, s)) for a, b, s in zip(start, stop, step, strict=True)), x.dtype)
+
+
+SLICE = Primitive(
+    "slice",
+    "Every step-th element from start up to stop, per axis; steps are positive.",
+    _slice_type,
+    lambda xp, x, start, stop, step: x[_slices(start, stop, step)],
+    (lambda ops, g, y, x, start, stop, step: ops.place(g, x.shape, start, stop, step),),
+    (
+        Sample((Draw((5,)),), {"start": (1,), "stop": (4,), "step": (1,)}),
+        Sample((Draw((4, 5)),), {"start": (0, 1), "stop": (4, 5), "step": (2, 3)}),
+        Sample((Draw((3,)),), {"start": (1,), "stop": (1,), "step": (1,)}),
+    ),
+)
+
+
+def _place(xp: Any, x: Any, shape: Shape, start: tuple[int, ...], stop: tuple[int, ...], step: tuple[int, ...]) -> Any:
+    where = _slices(start, stop, step)
+    if xp is np:
+        full = np.zeros(shape, x.dtype)
+        full[where] = x
+        return full
+    return xp.zeros(shape, x.dtype).at[where].set(x)
+
+
+PLACE = Primitive(
+    "place",
+    "Zeros of a shape, with x at a slice of it: the transpose of slice.",
+    lambda x, shape, start, stop, step: Type(shape, x.dtype),
+    _place,
+    (lambda ops, g, y, x, shape, start, stop, step: ops.slice(g, start=start, stop=stop, step=step),),
+    (
+        Sample((Draw((3,)),), {"shape": (5,), "start": (1,), "stop": (4,), "step": (1,)}),
+        Sample((Draw((2, 2)),), {"shape": (4, 5), "start": (0, 1), "stop": (4, 5), "step": (2, 3)}),
+        Sample((Draw((0,)),), {"shape": (2,), "start": (1,), "stop": (1,), "step": (1,)}),
+    ),
+    lambda ops, x, shape, start, stop, step: ops.apply(PLACE, [ops.node(x)], shape=shape, start=start, stop=stop, step=step),
+)
+
+
+def _concat_surface(ops: Any, arrays: Sequence[Any], axis: int | None = 0) -> Any:
+    nodes = ops.promote("concat", list(arrays), "any")
+    if not nodes:
+        raise ShapeError("concat needs at least one array")
+    if axis is None:
+        nodes, axis = [ops.reshape(node, (-1,)) for node in nodes], 0
+    return ops.apply(CONCAT, nodes, axis=normalise_axis(axis, nodes[0].ndim))
+
+
+def _concat_type(*types: Type, axis: int) -> Type:
+    first = types[0]
+    for each in types[1:]:
+        if each.ndim != first.ndim or any(
+            a != b for k, (a, b) in enumerate(zip(first.shape, each.shape, strict=True)) if k != axis
+        ):
+            raise ShapeError(f"shapes {first.shape} and {each.shape} differ outside of axis {axis}")
+    extent = sum(each.shape[axis] for each in types)
+    return Type((*first.shape[:axis], extent, *first.shape[axis + 1 :]), first.dtype)
+
+
+def _concat_pullback(ops: Any, g: Any, y: Any, *operands: Any, axis: int) -> list[Any]:
+    parts, at = [], 0
+    for operand in operands:
+        end = at + operand.shape[axis]
+        parts.append(ops.getitem(g, (slice(None),) * axis + (slice(at, end),)))
+        at = end
+    return parts
+
+
+CONCAT = Primitive(
+    "concat",
+    "Arrays joined along an axis.",
+    _concat_type,
+    lambda xp, *arrays, axis: xp.concatenate(arrays, axis=axis),
+    _concat_pullback,
+    (
+        Sample((Draw((2, 3)), Draw((1, 3))), {"axis": 0}),
+        Sample((Draw((2, 3)), Draw((2, 2)), Draw((2, 0))), {"axis": 1}),
+        Sample((Draw((3,)),), {"axis": 0}),
+    ),
+    _concat_surface,
+)
+
+
+def _flip_surface(ops: Any, x: Any, axis: Any = None) -> Any:
+    node = ops.node(x)
+    return ops.apply(FLIP, [node], axis=normalise_axes(axis, node.ndim))
+
+
+FLIP = Primitive(
+    "flip",
+    "The elements in reverse order along axes.",
+    lambda x, axis: x,
+    lambda xp, x, axis: xp.flip(x, axis=axis),
+    (lambda ops, g, y, x, axis: ops.flip(g, axis=axis),),
+    (
+        Sample((Draw((4,)),), {"axis": (0,)}),
+        Sample((Draw((2, 3)),), {"axis": (0, 1)}),
+        Sample((Draw((2, 0)),), {"axis": (0,)}),
+    ),
+    _flip_surface,
+    oracle="numpy.flip",
+)
+
+
+# -- combinations ----------------------------------------------------------------------------------------
+def _expand_dims(ops: Any, x: Any, axis: Any = 0) -> Any:
+    node = ops.node(x)
+    axes = normalise_axes(axis, node.ndim + (1 if isinstance(axis, int) else len(axis)))
+    extents = iter(node.shape)
+    return ops.reshape(node, tuple(1 if k in axes else next(extents) for k in range(node.ndim + len(axes))))
+
+
+def _squeeze(ops: Any, x: Any, axis: Any = None) -> Any:
+    node = ops.node(x)
+    axes = tuple(k for k, e in enumerate(node.shape) if e == 1) if axis is None else normalise_axes(axis, node.ndim)
+    for k in axes:
+        if node.shape[k] != 1:
+            raise ShapeError(f"squeeze: axis {k} of shape {node.shape} has length {node.shape[k]}, not 1")
+    return ops.reshape(node, tuple(extent for k, extent in enumerate(node.shape) if k not in axes))
+
+
+def _stack(ops: Any, arrays: Sequence[Any], axis: int = 0) -> Any:
+    nodes = ops.promote("stack", list(arrays), "any")
+    if not nodes:
+        raise ShapeError("stack needs at least one array")
+    for each in nodes[1:]:
+        if each.shape != nodes[0].shape:
+            raise ShapeError(f"stack needs equal shapes, not {nodes[0].shape} and {each.shape}")
+    return ops.concat([ops.expand_dims(each, axis=axis) for each in nodes], axis=axis)
+
+
+def _pad(ops: Any, x: Any, pad_width: Any, constant_value: float = 0.0) -> Any:
+    node = ops.node(x)
+    widths = np.broadcast_to(np.asarray(pad_width, dtype=np.int64), (node.ndim, 2)).tolist()
+    if any(low < 0 or high < 0 for low, high in widths):
+        raise ShapeError(f"pad widths must not be negative: {widths}")
+    shape = tuple(extent + low + high for extent, (low, high) in zip(node.shape, widths, strict=True))
+    start = tuple(low for low, _ in widths)
+    stop = tuple(low + extent for extent, (low, _) in zip(node.shape, widths, strict=True))
+    step = (1,) * node.ndim
+    placed = ops.place(node, shape, start, stop, step)
+    if constant_value == 0:
+        return placed
+    inside = np.zeros(shape, dtype=bool)
+    inside[_slices(start, stop, step)] = True
+    return ops.where(inside, placed, constant_value)
+
+
+def _matrix_transpose(ops: Any, x: Any) -> Any:
+    node = ops.node(x)
+    if node.ndim < 2:
+        raise ShapeError(f"a matrix transpose needs two dimensions, not shape {node.shape}")
+    return ops.permute_dims(node, (*range(node.ndim - 2), node.ndim - 1, node.ndim - 2))
+
+
+def _moveaxis(ops: Any, x: Any, source: int, destination: int) -> Any:
+    node = ops.node(x)
+    order = [k for k in range(node.ndim) if k != normalise_axis(source, node.ndim)]
+    order.insert(normalise_axis(destination, node.ndim), normalise_axis(source, node.ndim))
+    return ops.permute_dims(node, order)
+
+
+def _roll(ops: Any, x: Any, shift: int, axis: int) -> Any:
+    node = ops.node(x)
+    k = normalise_axis(axis, node.ndim)
+    cut = -shift % node.shape[k] if node.shape[k] else 0
+    before, after = (slice(None),) * k + (slice(0, cut),), (slice(None),) * k + (slice(cut, None),)
+    return ops.concat([ops.getitem(node, after), ops.getitem(node, before)], axis=k)
+
+
+def _tile(ops: Any, x: Any, repetitions: Sequence[int]) -> Any:
+    node = ops.node(x)
+    counts = (1,) * (node.ndim - len(repetitions)) + tuple(repetitions)
+    shape = (1,) * (len(counts) - node.ndim) + node.shape
+    spread = tuple(each for pair in zip(counts, shape, strict=True) for each in pair)
+    apart = ops.reshape(node, tuple(each for extent in shape for each in (1, extent)))
+    return ops.reshape(ops.broadcast_to(apart, spread), tuple(c * e for c, e in zip(counts, shape, strict=True)))
+
+
+RECORDS: tuple[Primitive | Composite, ...] = (
+    RESHAPE, PERMUTE, BROADCAST, SLICE, PLACE, CONCAT, FLIP,
+    Composite(
+        "expand_dims", "New axes of length 1.", _expand_dims,
+        (Sample((Draw((2, 3)),), {"axis": 1}), Sample((Draw((2,)),), {"axis": (0, -1)})), oracle="numpy.expand_dims",
+    ),
+    Composite(
+        "squeeze", "Without the axes of length 1.", _squeeze,
+        (Sample((Draw((1, 3, 1)),), {}), Sample((Draw((1, 3)),), {"axis": 0})), oracle="numpy.squeeze",
+    ),
+    Composite("stack", "Arrays of one shape joined along a new axis.", _stack),
+    Composite(
+        "pad", "x with a constant border; pad_width as in NumPy.", _pad,
+        (
+            Sample((Draw((2, 3)),), {"pad_width": ((1, 0), (0, 2))}),
+            Sample((Draw((2,)),), {"pad_width": 1, "constant_value": 3.0}),
+        ),
+    ),
+    Composite(
+        "matrix_transpose", "The last two axes exchanged.", _matrix_transpose,
+        (Sample((Draw((2, 3)),)), Sample((Draw((2, 3, 4)),))), oracle="numpy.matrix_transpose",
+    ),
+    Composite(
+        "moveaxis", "One axis moved to another place.", _moveaxis,
+        (Sample((Draw((2, 3, 4)),), {"source": 0, "destination": -1}),), oracle="numpy.moveaxis",
+    ),
+    Composite(
+        "roll", "Elements shifted along an axis, those that fall off re-enter.", _roll,
+        (Sample((Draw((5,)),), {"shift": 2, "axis": 0}), Sample((Draw((2, 3)),), {"shift": -1, "axis": 1})),
+        oracle="numpy.roll",
+    ),
+    Composite("tile", "x repeated as a whole along each axis.", _tile, (Sample((Draw((2, 3)),), {"repetitions": (2, 2)}),)),
+)  # fmt: skip
