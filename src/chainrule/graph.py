@@ -157,7 +157,9 @@ class Graph:
                 known[node] = (
                     node.value
                     if node.primitive is None
-                    else node.primitive.meaning(xp, *(known[each] for each in node.operands), **node.attributes)
+                    else node.primitive.meaning(
+                        xp, *(known[each] for each in node.operands), **node.attributes
+                    )
                 )
         return tuple(known[node] for node in self.outputs)
 
@@ -186,7 +188,9 @@ def format_attribute(value: Any) -> str:
 def format_graph(graph: Graph, indent: str = "") -> Iterator[str]:
     """The graph as text, a line per node: ``%5 = matmul(%0, %4) : float32[64,8]   # forward in layers.0``."""
     names = {node: f"%{index}" for index, node in enumerate(graph.nodes)}
-    heads = ", ".join(f"{names[n]}: {format_type(n.type)}" + (f" {n.label}" if n.label else "") for n in graph.inputs)
+    heads = ", ".join(
+        f"{names[n]}: {format_type(n.type)}" + (f" {n.label}" if n.label else "") for n in graph.inputs
+    )
     yield f"{indent}graph({heads}) {{"
     given = set(graph.inputs)
     for node in graph.nodes:
@@ -231,7 +235,11 @@ def substitute(graph: Graph, replaced: dict[Node, Node]) -> Graph:
         if node in known:
             continue
         operands = tuple(known.get(each, each) for each in node.operands)
-        known[node] = node if all(a is b for a, b in zip(operands, node.operands, strict=True)) else rebuilt(node, operands)
+        known[node] = (
+            node
+            if all(a is b for a, b in zip(operands, node.operands, strict=True))
+            else rebuilt(node, operands)
+        )
     return Graph(tuple(known.get(n, n) for n in graph.inputs), tuple(known.get(n, n) for n in graph.outputs))
 
 

@@ -49,7 +49,9 @@ def as_array(value: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
         dtype = default_dtype(value)
     array = np.array(value, dtype=dtype)
     if array.dtype.kind not in "fiub" or array.dtype == np.float16 or array.dtype.itemsize > 8:
-        raise DTypeError(f"dtype {array.dtype} is not supported: use float32, float64, an integer dtype or bool")
+        raise DTypeError(
+            f"dtype {array.dtype} is not supported: use float32, float64, an integer dtype or bool"
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     array.flags.writeable = False
@@ -144,19 +146,29 @@ class Ops:
             return self._build(primitive, nodes, attributes, type_)
         value = _frozen(primitive.meaning(np, *(each.value for each in nodes), **attributes))
         if status in (TRACKED, OWNED, 3) and _recording.get():
-            return Node(primitive, nodes, attributes, type_, value=value, origins=(current_origin(),), status=status)
+            return Node(
+                primitive, nodes, attributes, type_, value=value, origins=(current_origin(),), status=status
+            )
         status = PLAIN if status == PLAIN else CONSTANT
         origins = (Origin("forward", layer_path()),)
         return Node(None, (), {}, type_, value=value, status=status, origins=origins)
 
-    def _build(self, primitive: Primitive, nodes: tuple[Node, ...], attributes: dict[str, Any], type_: Any) -> Node:
+    def _build(
+        self, primitive: Primitive, nodes: tuple[Node, ...], attributes: dict[str, Any], type_: Any
+    ) -> Node:
         trace = None
         for each in nodes:
-            if each.status == ABSTRACT and each.trace is not None and (trace is None or each.trace.level > trace.level):
+            if (
+                each.status == ABSTRACT
+                and each.trace is not None
+                and (trace is None or each.trace.level > trace.level)
+            ):
                 trace = each.trace
         if trace is not None:
             trace.check_open(primitive)
-        return Node(primitive, nodes, attributes, type_, origins=(current_origin(),), status=ABSTRACT, trace=trace)
+        return Node(
+            primitive, nodes, attributes, type_, origins=(current_origin(),), status=ABSTRACT, trace=trace
+        )
 
 
 def _fit_kind(name: str, dtype: np.dtype[Any], kind: str) -> np.dtype[Any]:

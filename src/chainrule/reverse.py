@@ -25,7 +25,9 @@ class ReverseWalk:
     def __init__(self, vocabulary: Ops = ops) -> None:
         self.ops = vocabulary
 
-    def __call__(self, outputs: Sequence[Node], cotangents: Sequence[Node], wanted: Sequence[Node]) -> list[Node | None]:
+    def __call__(
+        self, outputs: Sequence[Node], cotangents: Sequence[Node], wanted: Sequence[Node]
+    ) -> list[Node | None]:
         """Cotangents of `wanted`, None for a node on which no output depends."""
         asked = set(wanted)
         order = _on_the_way(outputs, asked)
@@ -53,10 +55,13 @@ class ReverseWalk:
         if not any(slots):
             return None
         return tuple(
-            self.fan_out(node, each) if each else self.ops.zeros(node.type[index]) for index, each in enumerate(slots)
+            self.fan_out(node, each) if each else self.ops.zeros(node.type[index])
+            for index, each in enumerate(slots)
         )
 
-    def _spread(self, node: Node, total: Any, parts: dict[tuple[Node, int], list[Node]], needed: set[Node]) -> None:
+    def _spread(
+        self, node: Node, total: Any, parts: dict[tuple[Node, int], list[Node]], needed: set[Node]
+    ) -> None:
         """Carry the cotangent of `node` to those of its operands that are on the way."""
         if node.name == ITEM:
             parts.setdefault((node.operands[0], node.attributes["index"]), []).append(total)
@@ -68,7 +73,11 @@ class ReverseWalk:
         """(operand index, cotangent) for every operand in `needed` through which a derivative flows."""
         primitive = node.primitive
         assert primitive is not None
-        joint = None if isinstance(primitive.pullback, tuple) or primitive.pullback is None else primitive.pullback
+        joint = (
+            None
+            if isinstance(primitive.pullback, tuple) or primitive.pullback is None
+            else primitive.pullback
+        )
         together: Sequence[Node | None] | None = None
         for index, operand in enumerate(node.operands):
             if operand not in needed:
@@ -80,7 +89,11 @@ class ReverseWalk:
                     cotangent = together[index]
                 else:
                     rule = primitive.rule(index)
-                    cotangent = None if rule is None else rule(self.ops, total, node, *node.operands, **node.attributes)
+                    cotangent = (
+                        None
+                        if rule is None
+                        else rule(self.ops, total, node, *node.operands, **node.attributes)
+                    )
                 if cotangent is not None:
                     yield index, self.fit(node, index, cotangent, operand.type)
 
@@ -98,7 +111,9 @@ class ReverseWalk:
         if cotangent.shape != wanted.shape:
             cotangent = unbroadcast(self.ops, cotangent, wanted.shape)
         if cotangent.dtype != wanted.dtype:
-            raise GraphError(f"the pullback of {node.name} through operand {index} gave {cotangent.type}, not {wanted}")
+            raise GraphError(
+                f"the pullback of {node.name} through operand {index} gave {cotangent.type}, not {wanted}"
+            )
         return cotangent
 
 
@@ -106,7 +121,9 @@ def unbroadcast(vocabulary: Ops, cotangent: Node, shape: tuple[int, ...]) -> Nod
     """Transpose of broadcasting: sum over the axes that broadcasting added or stretched."""
     extra = cotangent.ndim - len(shape)
     stretched = tuple(
-        axis for axis in range(cotangent.ndim) if axis < extra or (shape[axis - extra] == 1 and cotangent.shape[axis] != 1)
+        axis
+        for axis in range(cotangent.ndim)
+        if axis < extra or (shape[axis - extra] == 1 and cotangent.shape[axis] != 1)
     )
     if stretched:
         cotangent = vocabulary.sum(cotangent, axis=stretched, keepdims=True)
@@ -143,4 +160,6 @@ def backward(output: Node, seed: Node) -> list[tuple[Any, Node]]:
                 owners[node] = owner
     with no_grad():
         cotangents = walk([output], [seed], list(owners))
-    return [(owner, each) for owner, each in zip(owners.values(), cotangents, strict=True) if each is not None]
+    return [
+        (owner, each) for owner, each in zip(owners.values(), cotangents, strict=True) if each is not None
+    ]

@@ -87,7 +87,9 @@ class Tensor:
     def item(self) -> Any:
         """The value of a one-element Tensor as a Python number."""
         if self.size != 1:
-            raise ShapeError(f"item() needs a Tensor of one element, this one has shape {self.shape}{_at_user_line()}")
+            raise ShapeError(
+                f"item() needs a Tensor of one element, this one has shape {self.shape}{_at_user_line()}"
+            )
         return self.numpy().item()
 
     def tolist(self) -> Any:
@@ -167,7 +169,9 @@ class Tensor:
         node.spent = True
         seed = ops.full(node.type, 1) if gradient is None else as_node(gradient)
         if seed.type != node.type:
-            raise ShapeError(f"gradient has type {seed.type}, this Tensor {node.type}{_at_user_line()}: they must agree")
+            raise ShapeError(
+                f"gradient has type {seed.type}, this Tensor {node.type}{_at_user_line()}: they must agree"
+            )
         for owner, cotangent in backward(node, seed):
             total = cotangent if owner.grad is None else ops.add(owner.grad, cotangent)
             owner.grad = Tensor(constant(total.value))
@@ -362,6 +366,8 @@ class Frame(Protocol):
 
 
 _frames: ContextVar[tuple[Frame, ...]] = ContextVar("chainrule_frames", default=())
+traces: ContextVar[tuple[Any, ...]] = ContextVar("chainrule_traces", default=())
+"""The traces that are running now, outermost first."""
 
 
 @contextmanager
@@ -410,8 +416,12 @@ class Cell(Tensor):
         """Replace the value by one of the same shape; the dtype stays."""
         node = as_node(value)
         if node.shape != self._node.shape:
-            raise ShapeError(f"{self.describe()} has shape {self._node.shape}; cannot assign shape {node.shape}{_at_user_line()}")
-        node = ops.stop_gradient(node if node.dtype == self._node.dtype else ops.astype(node, self._node.dtype))
+            raise ShapeError(
+                f"{self.describe()} has shape {self._node.shape}; cannot assign shape {node.shape}{_at_user_line()}"
+            )
+        node = ops.stop_gradient(
+            node if node.dtype == self._node.dtype else ops.astype(node, self._node.dtype)
+        )
         for each in _frames.get():
             if each.write(self, node):
                 return

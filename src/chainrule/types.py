@@ -59,10 +59,14 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
         return np.broadcast_shapes(*shapes)
     except ValueError:
         listed = " and ".join(map(str, shapes))
-        raise ShapeError(f"shapes {listed} do not broadcast: counted from the right, two extents must be equal or one of them 1") from None
+        raise ShapeError(
+            f"shapes {listed} do not broadcast: counted from the right, two extents must be equal or one of them 1"
+        ) from None
 
 
-def promote_dtypes(dtypes: Sequence[np.dtype[Any]], scalars: Sequence[bool | int | float] = ()) -> np.dtype[Any]:
+def promote_dtypes(
+    dtypes: Sequence[np.dtype[Any]], scalars: Sequence[bool | int | float] = ()
+) -> np.dtype[Any]:
     """The dtype in which arrays of `dtypes` and weak Python `scalars` meet.
 
     NumPy's rules; raises `DTypeError` where float32 meets float64.

@@ -29,7 +29,9 @@ def same_type(name: str) -> Callable[..., Type]:
     def infer(*types: Type, **_: Any) -> Type:
         first = types[0].dtype
         if any(each.dtype != first for each in types):
-            raise DTypeError(f"{name} takes operands of one dtype, not {' and '.join(str(t.dtype) for t in types)}")
+            raise DTypeError(
+                f"{name} takes operands of one dtype, not {' and '.join(str(t.dtype) for t in types)}"
+            )
         return Type(broadcast_shapes(*(each.shape for each in types)), first)
 
     return infer

@@ -274,12 +274,20 @@ ORDER = (
 
 
 def _relation(name: str, doc: str) -> Primitive:
-    return elementwise(name, doc, lambda xp, a, b: getattr(xp, name)(a, b), arity=2, result="bool", analytic=False)
+    return elementwise(
+        name, doc, lambda xp, a, b: getattr(xp, name)(a, b), arity=2, result="bool", analytic=False
+    )
 
 
 def _logical(name: str, doc: str, arity: int = 2) -> Primitive:
     return elementwise(
-        name, doc, lambda xp, *x: getattr(xp, name)(*x), arity=arity, kind="bool", result="bool", analytic=False
+        name,
+        doc,
+        lambda xp, *x: getattr(xp, name)(*x),
+        arity=arity,
+        kind="bool",
+        result="bool",
+        analytic=False,
     )
 
 
@@ -323,7 +331,9 @@ def _where_type(condition: Type, a: Type, b: Type) -> Type:
 
 
 def _where_surface(ops: Any, condition: Any, a: Any, b: Any) -> Any:
-    return ops.apply(WHERE, [*ops.promote("where", [condition], "bool"), *ops.promote("where", [a, b], "any")])
+    return ops.apply(
+        WHERE, [*ops.promote("where", [condition], "bool"), *ops.promote("where", [a, b], "any")]
+    )
 
 
 WHERE = Primitive(
@@ -352,7 +362,9 @@ def _clip_surface(ops: Any, x: Any, min: Any = None, max: Any = None) -> Any:
         return ops.node(x)
     dtype = ops.node(x).dtype
     low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return ops.apply(CLIP, ops.promote("clip", [x, low if min is None else min, high if max is None else max], "any"))
+    return ops.apply(
+        CLIP, ops.promote("clip", [x, low if min is None else min, high if max is None else max], "any")
+    )
 
 
 def _clip_type(x: Type, low: Type, high: Type) -> Type:
@@ -368,7 +380,9 @@ CLIP = Primitive(
         lambda ops, g, y, x, low, high: ops.where(
             ops.logical_and(ops.greater_equal(x, low), ops.less_equal(x, high)), g, 0
         ),
-        lambda ops, g, y, x, low, high: ops.where(ops.logical_and(ops.less(x, low), ops.less_equal(low, high)), g, 0),
+        lambda ops, g, y, x, low, high: ops.where(
+            ops.logical_and(ops.less(x, low), ops.less_equal(low, high)), g, 0
+        ),
         lambda ops, g, y, x, low, high: ops.where(
             ops.logical_or(ops.greater(x, high), ops.greater(low, high)), g, 0
         ),

@@ -93,7 +93,8 @@ IOTA = Primitive(
     "0, 1, 2, ... along one axis of a shape.",
     lambda shape, axis, dtype: Type(shape, dtype),
     lambda xp, shape, axis, dtype: xp.broadcast_to(
-        xp.reshape(xp.arange(shape[axis], dtype=dtype), (shape[axis],) + (1,) * (len(shape) - axis - 1)), shape
+        xp.reshape(xp.arange(shape[axis], dtype=dtype), (shape[axis],) + (1,) * (len(shape) - axis - 1)),
+        shape,
     ),
     None,
     (
@@ -101,7 +102,9 @@ IOTA = Primitive(
         Sample((), {"shape": (2, 3), "axis": 1, "dtype": np.dtype("float32")}),
         Sample((), {"shape": (0,), "axis": 0, "dtype": np.dtype("int64")}),
     ),
-    lambda ops, shape, axis=0, dtype=np.int64: ops.apply(IOTA, [], shape=tuple(shape), axis=axis, dtype=np.dtype(dtype)),
+    lambda ops, shape, axis=0, dtype=np.int64: ops.apply(
+        IOTA, [], shape=tuple(shape), axis=axis, dtype=np.dtype(dtype)
+    ),
     analytic=False,
 )
 
@@ -132,7 +135,9 @@ def _take_along_axis(ops: Any, x: Any, indices: Any, axis: int = -1) -> Any:
     node, chosen = ops.node(x), _integer_node(ops, indices)
     k = normalise_axis(axis, node.ndim)
     if chosen.ndim != node.ndim:
-        raise ShapeError(f"take_along_axis: indices of shape {chosen.shape} need the {node.ndim} dimensions of {node.shape}")
+        raise ShapeError(
+            f"take_along_axis: indices of shape {chosen.shape} need the {node.ndim} dimensions of {node.shape}"
+        )
     places = []
     for other in range(node.ndim):
         along = [1] * node.ndim
@@ -163,7 +168,9 @@ def _getitem(ops: Any, x: Any, index: Any) -> Any:
     node = ops.node(x)
     entries = _expanded(ops, index if isinstance(index, tuple) else (index,), node)
     cut, new_axes = _basic(ops, node, entries)
-    arrays = [(axis, each) for axis, each in enumerate(e for e in entries if e is not None) if _is_array(each)]
+    arrays = [
+        (axis, each) for axis, each in enumerate(e for e in entries if e is not None) if _is_array(each)
+    ]
     if arrays:
         return _gathered(ops, cut, arrays, entries)
     dropped = {axis for axis, each in enumerate(e for e in entries if e is not None) if _is_integer(each)}
@@ -205,10 +212,14 @@ def _index_arrays(ops: Any, entry: Any) -> list[Any]:
     node = _integer_node(ops, entry)
     if node.dtype.kind == "b":
         if node.value is None:
-            raise ShapeError("a boolean mask gives a shape that is not known while tracing: use cr.where(mask, x, 0) instead")
+            raise ShapeError(
+                "a boolean mask gives a shape that is not known while tracing: use cr.where(mask, x, 0) instead"
+            )
         return [ops.node(each) for each in np.nonzero(node.value)]
     if node.dtype.kind not in "iu":
-        raise DTypeError(f"an index must be an integer, a slice, None, '...', or an array of integers or booleans, not {node.dtype}")
+        raise DTypeError(
+            f"an index must be an integer, a slice, None, '...', or an array of integers or booleans, not {node.dtype}"
+        )
     return [node]
 
 
@@ -250,7 +261,9 @@ def _gathered(ops: Any, node: Any, arrays: Sequence[tuple[int, Any]], entries: S
     axes = [axis for axis, _ in arrays]
     integers = [axis for axis, each in enumerate(e for e in entries if e is not None) if _is_integer(each)]
     if any(each is None for each in entries) or axes != list(range(axes[0], axes[0] + len(axes))):
-        raise ShapeError("index arrays must stand on neighbouring axes, without None; use cr.take or reshape first")
+        raise ShapeError(
+            "index arrays must stand on neighbouring axes, without None; use cr.take or reshape first"
+        )
     taken = ops.gather(node, *(each for _, each in arrays), axis=axes[0])
     width = taken.ndim - (node.ndim - len(axes))
     dropped = tuple(axis if axis < axes[0] else axis - len(axes) + width for axis in integers)

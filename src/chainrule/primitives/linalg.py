@@ -25,10 +25,13 @@ def _matmul_surface(ops: Any, a: Any, b: Any) -> Any:
     """All of NumPy's rank rules: a 1-d operand becomes a row or a column, and its axis is dropped again."""
     left, right = ops.promote("matmul", [a, b])
     if left.ndim == 0 or right.ndim == 0:
-        raise ShapeError(f"matmul needs at least one dimension on both sides, not shapes {left.shape} and {right.shape}; use *")
+        raise ShapeError(
+            f"matmul needs at least one dimension on both sides, not shapes {left.shape} and {right.shape}; use *"
+        )
     row, column = left.ndim == 1, right.ndim == 1
     product = ops.apply(
-        MATMUL, [ops.expand_dims(left, axis=0) if row else left, ops.expand_dims(right, axis=1) if column else right]
+        MATMUL,
+        [ops.expand_dims(left, axis=0) if row else left, ops.expand_dims(right, axis=1) if column else right],
     )
     shape = product.shape
     if row:
@@ -72,12 +75,16 @@ def _parse(subscripts: str, ranks: Sequence[int]) -> tuple[tuple[str, ...], str]
         raise ShapeError(f"einsum {subscripts!r} has {len(labels)} terms but {len(ranks)} operands")
     for term, rank in zip(labels, ranks, strict=True):
         if len(term) != rank:
-            raise ShapeError(f"einsum {subscripts!r}: term {term!r} has {len(term)} labels, its operand {rank} dimensions")
+            raise ShapeError(
+                f"einsum {subscripts!r}: term {term!r} has {len(term)} labels, its operand {rank} dimensions"
+            )
     if not arrow:
         joined = "".join(labels)
         output = "".join(sorted(each for each in set(joined) if joined.count(each) == 1))
     if len(set(output)) != len(output) or not set(output) <= set("".join(labels)):
-        raise ShapeError(f"einsum {subscripts!r}: every output label must occur once in the output and in some operand")
+        raise ShapeError(
+            f"einsum {subscripts!r}: every output label must occur once in the output and in some operand"
+        )
     return labels, output
 
 
@@ -99,11 +106,19 @@ def _einsum_type(*types: Type, subscripts: str) -> Type:
 def _einsum_pullback(ops: Any, g: Any, y: Any, *operands: Any, subscripts: str) -> list[Any]:
     labels, output = _parse(subscripts, [each.ndim for each in operands])
     extents = _extents(labels, [each.shape for each in operands])
-    return [_einsum_cotangent(ops, g, operands, labels, output, extents, index) for index in range(len(operands))]
+    return [
+        _einsum_cotangent(ops, g, operands, labels, output, extents, index) for index in range(len(operands))
+    ]
 
 
 def _einsum_cotangent(
-    ops: Any, g: Any, operands: Sequence[Any], labels: Sequence[str], output: str, extents: dict[str, int], index: int
+    ops: Any,
+    g: Any,
+    operands: Sequence[Any],
+    labels: Sequence[str],
+    output: str,
+    extents: dict[str, int],
+    index: int,
 ) -> Any:
     """The same contraction with the output in the place of operand `index`.
 
@@ -177,14 +192,18 @@ def _tensordot(ops: Any, a: Any, b: Any, axes: Any = 2) -> Any:
     ours = [normalise_axis(axis, left.ndim) for axis in ours]
     theirs = [normalise_axis(axis, right.ndim) for axis in theirs]
     if [left.shape[k] for k in ours] != [right.shape[k] for k in theirs]:
-        raise ShapeError(f"tensordot: axes {ours} of shape {left.shape} do not match axes {theirs} of shape {right.shape}")
+        raise ShapeError(
+            f"tensordot: axes {ours} of shape {left.shape} do not match axes {theirs} of shape {right.shape}"
+        )
     kept = [k for k in range(left.ndim) if k not in ours]
     free = [k for k in range(right.ndim) if k not in theirs]
     count = 1
     for k in ours:
         count *= left.shape[k]
     rows = ops.reshape(ops.permute_dims(left, kept + ours), (_product(left.shape[k] for k in kept), count))
-    columns = ops.reshape(ops.permute_dims(right, theirs + free), (count, _product(right.shape[k] for k in free)))
+    columns = ops.reshape(
+        ops.permute_dims(right, theirs + free), (count, _product(right.shape[k] for k in free))
+    )
     shape = tuple(left.shape[k] for k in kept) + tuple(right.shape[k] for k in free)
     return ops.reshape(ops.matmul(rows, columns), shape)
 

@@ -35,7 +35,9 @@ def threefry(xp: Any, key_0: Any, key_1: Any, word_0: Any, word_1: Any) -> tuple
 
 def _check_key(key: Type) -> None:
     if key.shape != (2,) or key.dtype != np.uint32:
-        raise ShapeError(f"a random key is a uint32 array of shape (2,), made by cr.random.key(seed), not {key}")
+        raise ShapeError(
+            f"a random key is a uint32 array of shape (2,), made by cr.random.key(seed), not {key}"
+        )
 
 
 def _bits_type(key: Type, shape: Shape) -> Type:
@@ -49,7 +51,11 @@ def _bits(xp: Any, key: Any, shape: Shape) -> Any:
     half = (size + 1) // 2
     with np.errstate(over="ignore"):  # arithmetic modulo 2**32 is the point
         first, second = threefry(
-            xp, key[0:1], key[1:2], xp.arange(half, dtype=np.uint32), xp.arange(half, 2 * half, dtype=np.uint32)
+            xp,
+            key[0:1],
+            key[1:2],
+            xp.arange(half, dtype=np.uint32),
+            xp.arange(half, 2 * half, dtype=np.uint32),
         )
     return xp.reshape(xp.concatenate([first, second])[:size], shape)
 

@@ -163,7 +163,9 @@ def _position(name: str, doc: str) -> Primitive:
         infer,
         lambda xp, x, axis: getattr(xp, name)(x, axis=axis).astype(np.int64),
         None,
-        tuple(Sample((Draw(shape),), {"axis": axis}) for shape, axis in (((4,), 0), ((2, 3), 1), ((2, 3, 4), 1))),
+        tuple(
+            Sample((Draw(shape),), {"axis": axis}) for shape, axis in (((4,), 0), ((2, 3), 1), ((2, 3, 4), 1))
+        ),
         surface,
         analytic=False,
         oracle=f"numpy.{name}",
@@ -186,7 +188,11 @@ ARGSORT = Primitive(
     lambda x, axis: Type(x.shape, np.dtype(np.int64)),
     lambda xp, x, axis: xp.argsort(x, axis=axis, stable=True).astype(np.int64),
     None,
-    (Sample((Draw((5,)),), {"axis": 0}), Sample((Draw((2, 4)),), {"axis": 1}), Sample((Draw((0,)),), {"axis": 0})),
+    (
+        Sample((Draw((5,)),), {"axis": 0}),
+        Sample((Draw((2, 4)),), {"axis": 1}),
+        Sample((Draw((0,)),), {"axis": 0}),
+    ),
     _argsort_surface,
     analytic=False,
     oracle="numpy.argsort",
@@ -245,7 +251,9 @@ def _prod(ops: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         y = ops.full(Type((*y.shape[:-1], 1), y.dtype), 1)
     while y.shape[-1] > 1:
         half = y.shape[-1] // 2
-        pairs = ops.multiply(ops.getitem(y, (..., slice(0, half))), ops.getitem(y, (..., slice(half, 2 * half))))
+        pairs = ops.multiply(
+            ops.getitem(y, (..., slice(0, half))), ops.getitem(y, (..., slice(half, 2 * half)))
+        )
         rest = ops.getitem(y, (..., slice(2 * half, None)))
         y = ops.concat([pairs, rest], axis=-1) if rest.shape[-1] else pairs
     return ops.reshape(y, _reduced(node.shape, axes, keepdims))

@@ -26,7 +26,9 @@ def _complete(shape: Shape, type_: Type) -> Shape:
     if -1 in shape:
         known = int(np.prod([each for each in shape if each != -1], dtype=np.int64))
         if known == 0 or type_.size % known:
-            raise ShapeError(f"reshape of shape {type_.shape} ({type_.size} elements) to {shape} leaves no whole extent for -1")
+            raise ShapeError(
+                f"reshape of shape {type_.shape} ({type_.size} elements) to {shape} leaves no whole extent for -1"
+            )
         shape = tuple(type_.size // known if each == -1 else each for each in shape)
     return shape
 
@@ -135,7 +137,9 @@ SLICE = Primitive(
 )
 
 
-def _place(xp: Any, x: Any, shape: Shape, start: tuple[int, ...], stop: tuple[int, ...], step: tuple[int, ...]) -> Any:
+def _place(
+    xp: Any, x: Any, shape: Shape, start: tuple[int, ...], stop: tuple[int, ...], step: tuple[int, ...]
+) -> Any:
     where = _slices(start, stop, step)
     if xp is np:
         full = np.zeros(shape, x.dtype)
@@ -155,7 +159,9 @@ PLACE = Primitive(
         Sample((Draw((2, 2)),), {"shape": (4, 5), "start": (0, 1), "stop": (4, 5), "step": (2, 3)}),
         Sample((Draw((0,)),), {"shape": (2,), "start": (1,), "stop": (1,), "step": (1,)}),
     ),
-    lambda ops, x, shape, start, stop, step: ops.apply(PLACE, [ops.node(x)], shape=shape, start=start, stop=stop, step=step),
+    lambda ops, x, shape, start, stop, step: ops.apply(
+        PLACE, [ops.node(x)], shape=shape, start=start, stop=stop, step=step
+    ),
 )
 
 
@@ -234,7 +240,11 @@ def _expand_dims(ops: Any, x: Any, axis: Any = 0) -> Any:
 
 def _squeeze(ops: Any, x: Any, axis: Any = None) -> Any:
     node = ops.node(x)
-    axes = tuple(k for k, e in enumerate(node.shape) if e == 1) if axis is None else normalise_axes(axis, node.ndim)
+    axes = (
+        tuple(k for k, e in enumerate(node.shape) if e == 1)
+        if axis is None
+        else normalise_axes(axis, node.ndim)
+    )
     for k in axes:
         if node.shape[k] != 1:
             raise ShapeError(f"squeeze: axis {k} of shape {node.shape} has length {node.shape[k]}, not 1")
@@ -296,7 +306,9 @@ def _tile(ops: Any, x: Any, repetitions: Sequence[int]) -> Any:
     shape = (1,) * (len(counts) - node.ndim) + node.shape
     spread = tuple(each for pair in zip(counts, shape, strict=True) for each in pair)
     apart = ops.reshape(node, tuple(each for extent in shape for each in (1, extent)))
-    return ops.reshape(ops.broadcast_to(apart, spread), tuple(c * e for c, e in zip(counts, shape, strict=True)))
+    return ops.reshape(
+        ops.broadcast_to(apart, spread), tuple(c * e for c, e in zip(counts, shape, strict=True))
+    )
 
 
 RECORDS: tuple[Primitive | Composite, ...] = (
