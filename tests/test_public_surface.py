@@ -20,7 +20,7 @@ CONTRACT = """
 
 
 def public_names(namespace: ModuleType) -> list[str]:
-    """What the module offers: its `__all__`, or what it defines itself; for the face, what `dir()` answers."""
+    """What the module offers: its `__all__`, or what it defines itself; the face answers `dir()` itself."""
     if namespace is chainrule:
         names = dir(chainrule)
     else:
