@@ -1,0 +1,9 @@
+"""Training: the step as one program, epochs around it, tables in front of it."""
+
+from __future__ import annotations
+
+from chainrule.train.callbacks import Callback, Progress
+from chainrule.train.loop import fit
+from chainrule.train.trainer import Trainer
+
+__all__ = ["Callback", "Progress", "Trainer", "fit"]

@@ -1,0 +1,252 @@
+"""Epochs around the step: validation, early stopping, checkpoints, listeners.
+
+What decides the result (batches, losses, when to stop) depends only on cells and counts that a checkpoint
+holds, never on time. So a run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import RunError
+from chainrule.run import Checkpoint, RunFolder
+from chainrule.train.callbacks import Callback, Progress
+from chainrule.train.trainer import Trainer
+
+Array = np.ndarray[Any, Any]
+Data = tuple[Any, ...]
+SLICE_SECONDS = 0.2
+CHECKPOINT_SECONDS = 2.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped with Ctrl-C after its state was saved; the message says how to go on."""
+
+
+@dataclass
+class Best:
+    """The epoch with the lowest validation loss so far."""
+
+    value: float = math.inf
+    epoch: int = -1
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+
+class Loop:
+    """Trains for `epochs` epochs.
+
+    data, validation  ``(inputs, targets)`` or ``(inputs, targets, weights)``; validation may be None
+    patience          stop after this many epochs without a lower validation loss
+    restore_best      end with the weights of the best epoch (needs validation)
+    plateau           an optim plateau schedule: told the validation loss, it returns a learning-rate scale
+    measure           more numbers about an epoch, given the validation outputs
+    folder            where checkpoints and history go, None to keep nothing
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Data,
+        epochs: int,
+        *,
+        validation: Data | None = None,
+        patience: int | None = None,
+        restore_best: bool = True,
+        plateau: Any = None,
+        measure: Callable[[Array], dict[str, float]] | None = None,
+        callbacks: Sequence[Callback] = (),
+        folder: RunFolder | None = None,
+        stamp: dict[str, Any] | None = None,
+    ) -> None:
+        self.trainer, self.data, self.epochs = trainer, data, epochs
+        self.validation, self.patience, self.restore_best = validation, patience, restore_best
+        self.plateau, self.measure, self.callbacks = plateau, measure, callbacks
+        self.folder, self.stamp = folder, stamp or {}
+        self.rows = len(trainer.leaves(data)[0][0])
+        self.per_epoch = trainer.steps_per_epoch(self.rows)
+        self.epoch = 0
+        self.loss_sum, self.row_count = 0.0, 0
+        self.best = Best()
+        self.history: list[dict[str, Any]] = []
+        self.reason = ""
+        self._gradient_norm = float("nan")
+        self._stop_asked = False
+        self._saved_at = self._slice_at = time.monotonic()
+        self._slice_rows = 0
+
+    def run(self) -> str:
+        """Train to the end (from the checkpoint, if there is one) and return the reason for stopping."""
+        self._restore()
+        for each in self.callbacks:
+            each.on_start(self.trainer, self.epochs, self.per_epoch)
+        with self._ctrl_c():
+            while self.epoch < self.epochs and not self.reason:
+                self._train_epoch()
+                self._finish_epoch()
+        self.reason = self.reason or "all epochs"
+        if self.restore_best and self.best.arrays:
+            self.trainer.load_state({**self.trainer.state(), **self.best.arrays})
+        self._checkpoint()
+        for each in self.callbacks:
+            each.on_end(self.reason)
+        return self.reason
+
+    # -- one epoch -----------------------------------------------------------------------------------------
+    def _train_epoch(self) -> None:
+        """The steps that are left in this epoch, in slices short enough to stay responsive."""
+        end = (self.epoch + 1) * self.per_epoch
+        while (left := end - int(self.trainer.count.item())) > 0:
+            self._slice_at, self._slice_rows = time.monotonic(), 0
+            last = self.trainer.run(self.data, left, on_step=self._after_step)
+            if left - self._steps_in_slice() > 0 or time.monotonic() - self._slice_at > SLICE_SECONDS / 4:
+                self._tell_slice(last)
+            if self._stop_asked:
+                self._interrupt()
+            if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                self._checkpoint()
+
+    def _steps_in_slice(self) -> int:
+        return -(-self._slice_rows // self.trainer.batch_size)
+
+    def _after_step(self, loss: float, gradient_norm: float, rows: int) -> bool:
+        self.loss_sum += loss * rows
+        self.row_count += rows
+        self._slice_rows += rows
+        self._gradient_norm = gradient_norm
+        return self._stop_asked or time.monotonic() - self._slice_at > SLICE_SECONDS
+
+    def _finish_epoch(self) -> None:
+        row: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "loss": self.loss_sum / max(self.row_count, 1),
+            "gradient_norm": self._gradient_norm,
+        }
+        if self.validation is not None:
+            row |= self._validate()
+        self.history.append(row)
+        if self.folder is not None:
+            self.folder.append_history(row)
+        self.loss_sum, self.row_count = 0.0, 0
+        self.epoch += 1
+        if self.patience is not None and self.epoch - 1 - self.best.epoch >= self.patience:
+            self.reason = "early stopping"
+        progress = self._progress(row["loss"], row.get("validation_loss"), row)
+        if any([each.on_epoch(progress) for each in self.callbacks]):
+            self.reason = self.reason or "stopped by a callback"
+
+    def _validate(self) -> dict[str, float]:
+        assert self.validation is not None
+        outputs = self.trainer.predict(self.validation[0])
+        loss = self.trainer.evaluate(outputs, self.validation[1])
+        if loss < self.best.value:
+            kept = {k: v for k, v in self.trainer.state().items() if k.startswith("model.")}
+            self.best = Best(loss, self.epoch, kept if self.restore_best else {})
+        if self.plateau is not None:
+            self.trainer.set_scale(self.plateau.scale_after(loss))
+        return {"validation_loss": loss, **(self.measure(outputs) if self.measure else {})}
+
+    # -- telling -------------------------------------------------------------------------------------------
+    def _tell_slice(self, last: float) -> None:
+        progress = self._progress(last, None, {})
+        for each in self.callbacks:
+            each.on_slice(progress)
+
+    def _progress(self, loss: float, validation_loss: float | None, row: dict[str, Any]) -> Progress:
+        elapsed = max(time.monotonic() - self._slice_at, 1e-9)
+        known = ("epoch", "loss", "gradient_norm", "validation_loss")
+        return Progress(
+            epoch=self.epoch,
+            epochs=self.epochs,
+            step=int(self.trainer.count.item()),
+            steps=self.epochs * self.per_epoch,
+            loss=loss,
+            gradient_norm=self._gradient_norm,
+            rows_per_second=self._slice_rows / elapsed,
+            validation_loss=validation_loss,
+            metrics={name: value for name, value in row.items() if name not in known},
+        )
+
+    # -- stopping and going on -------------------------------------------------------------------------------
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """Ctrl-C lets the running step finish; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self._stop_asked:
+                raise KeyboardInterrupt
+            self._stop_asked = True
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self) -> None:
+        self._checkpoint()
+        for each in self.callbacks:
+            each.on_end("interrupted")
+        if self.folder is None:
+            raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.epochs}; nothing was saved, because no run folder was given")
+        raise Interrupted(
+            f"stopped in epoch {self.epoch + 1} of {self.epochs}; everything up to this step is saved. "
+            f"Go on with: chainrule train --resume {self.folder.path}"
+        )
+
+    def _checkpoint(self) -> None:
+        self._saved_at = time.monotonic()
+        if self.folder is None:
+            return
+        progress = {
+            **self.stamp,
+            "epoch": self.epoch,
+            "loss_sum": self.loss_sum,
+            "row_count": self.row_count,
+            "gradient_norm": self._gradient_norm,
+            "best_value": self.best.value,
+            "best_epoch": self.best.epoch,
+            "reason": self.reason,
+            "history": len(self.history),
+            "plateau": None if self.plateau is None else self.plateau.state(),
+        }
+        best = {f"best.{name}": value for name, value in self.best.arrays.items()}
+        self.folder.write_checkpoint(Checkpoint({**self.trainer.state(), **best}, progress))
+
+    def _restore(self) -> None:
+        saved = self.folder.checkpoint() if self.folder is not None else None
+        if saved is None or self.folder is None:
+            if self.folder is not None and self.folder.has("history.jsonl"):
+                self.folder.cut_history(0)
+            return
+        for name, value in self.stamp.items():
+            if saved.progress.get(name) != value:
+                raise RunError(
+                    f"{self.folder.path} cannot go on: its {name.replace('_', ' ')} was {saved.progress.get(name)!r} and is now "
+                    f"{value!r}. Restore what changed, or start a new run"
+                )
+        now = {name: value for name, value in saved.arrays.items() if not name.startswith("best.")}
+        self.trainer.load_state(now)
+        progress = saved.progress
+        self.epoch, self.reason = progress["epoch"], progress["reason"]
+        self.loss_sum, self.row_count = progress["loss_sum"], progress["row_count"]
+        self._gradient_norm = progress["gradient_norm"]
+        kept = {name.removeprefix("best."): v for name, v in saved.arrays.items() if name.startswith("best.")}
+        self.best = Best(progress["best_value"], progress["best_epoch"], kept)
+        if self.plateau is not None and progress["plateau"] is not None:
+            self.plateau.load_state(progress["plateau"])
+        self.folder.cut_history(progress["history"])
+        self.history = self.folder.history()
+
+

@@ -1,0 +1,289 @@
+"""Trainer: one training step as one pure program, run over minibatches by a backend.
+
+The step (loss, gradients, clipping, update, metrics) is traced once per batch shape. Everything that changes
+is a cell: parameters, buffers, optimizer state, the count of steps. The program takes them in and gives them
+back, so a step can be repeated, checkpointed and replayed exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from chainrule import optim, random
+from chainrule.backends.numpy import Executable
+from chainrule.errors import DataError, RunError, ShapeError
+from chainrule.nn import Module
+from chainrule.ops import as_array, no_grad, ops
+from chainrule.origin import Origin, because
+from chainrule.program import BACKENDS
+from chainrule.tensor import Buffer, Cell, Parameter, Tensor
+from chainrule.trace import Program, trace_program
+from chainrule.transform import value_and_grad
+from chainrule.tree import Structure, flatten, unflatten
+from chainrule.types import type_of
+
+Array = np.ndarray[Any, Any]
+_ORDER = 0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
+_LAYERS = 0x1A9E85ED  # folded into the seed for what layers draw
+
+
+class Trainer:
+    """Trains `model` on minibatches.
+
+    model      a Module; called as ``model(inputs)``
+    loss       ``loss(outputs, targets) -> scalar``; a loss Module or a function. With `weights` given to
+               `run`, it is called as ``loss(outputs, targets, weights)``
+    optimizer  an optimizer without parameters, such as ``cr.optim.Adam(lr=1e-3)``
+    clip_norm  clip gradients to this global norm before the update
+    batch_size rows per step when `run` chooses the batches itself
+    seed       decides the order of rows and what layers such as Dropout draw
+
+    >>> import numpy as np, chainrule as cr
+    >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> model = cr.nn.Sequential(cr.nn.Linear(1, 16), cr.nn.Tanh(), cr.nn.Linear(16, 1))
+    >>> trainer = cr.Trainer(model, cr.nn.MSELoss(), cr.optim.Adam(lr=0.05))
+    >>> trainer.run((X, X**2), steps=200) < 0.01
+    True
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        loss: Callable[..., Any],
+        optimizer: optim.Optimizer,
+        *,
+        clip_norm: float | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        backend: str = "numpy",
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        if not isinstance(optimizer, optim.Optimizer):
+            raise TypeError(
+                "Trainer needs an optimizer without parameters, such as cr.optim.Adam(lr=1e-3): it takes the parameters "
+                "from the model"
+            )
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.batch_size = batch_size
+        self.seed = seed
+        self.backend = backend
+        self.parameters: dict[str, Parameter] = dict(model.named_parameters())
+        if not self.parameters:
+            raise ValueError("the model has no parameters to train")
+        self.count = Buffer(np.int64(0))
+        self.count.name = "count"
+        state = optimizer.init(dict(self.parameters))
+        leaves, self._state_structure = flatten(state)
+        self._state = [_cell(leaf, f"optimizer.{path}") for leaf, path in zip(leaves, _paths(state), strict=True)]
+        self.gradient_norm = float("nan")
+        """Global norm of the gradients of the last step, before clipping."""
+        self._steps: dict[Any, tuple[Program, Executable]] = {}
+        self._forwards: dict[Any, tuple[Program, Executable]] = {}
+
+    # -- the step as a program ---------------------------------------------------------------------------
+    def step(self, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Tensor]:
+        """One step on Tensors: assigns every cell and returns the loss and the gradient norm."""
+        key = random.fold_in(random.fold_in(random.key(self.seed), _LAYERS), self.count)
+
+        def objective(model: Module) -> Tensor:
+            outputs = model(inputs)
+            result: Tensor = self.loss(outputs, targets) if weights is None else self.loss(outputs, targets, weights)
+            return result
+
+        with random.stream(key):
+            value, by_path = value_and_grad(objective)(self.model)
+        gradients = {path: by_path[path] for path in self.parameters}
+        norm = optim.global_norm(gradients)
+        if self.clip_norm is not None:
+            gradients, _ = optim.clip_by_global_norm(self.clip_norm).update(gradients, {}, dict(self.parameters))
+        state = unflatten(self._state_structure, self._state)
+        updates, new_state = self.optimizer.update(gradients, state, dict(self.parameters))
+        for path, parameter in self.parameters.items():
+            with because(Origin("update", path)):
+                parameter.assign(ops.add(parameter, updates[path]))
+        for cell, leaf in zip(self._state, flatten(new_state)[0], strict=True):
+            cell.assign(leaf)
+        self.count.assign(ops.add(self.count, 1))
+        return {"loss": value, "gradient_norm": norm}
+
+    def program(self, data: Any, rows: int | None = None) -> Program:
+        """The traced step for batches of `rows` rows (default: the batch size), as a graph that can be printed."""
+        leaves, structure = self.leaves(data)
+        return self._traced_step(self._batch(leaves, np.arange(min(rows or self.batch_size, len(leaves[0])))), structure)[0]
+
+    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Executable]:
+        key = (structure, tuple(type_of(each) for each in batch), self.model.training)
+        if key not in self._steps:
+
+            def traced(*tensors: Tensor) -> Any:
+                return self.step(*unflatten(structure, tensors))
+
+            program = trace_program(traced, key[1])
+            self._steps[key] = program, BACKENDS[self.backend](program.graph)
+        return self._steps[key]
+
+    # -- running -----------------------------------------------------------------------------------------
+    def run(
+        self,
+        data: tuple[Any, ...],
+        steps: int,
+        batches: Any = None,
+        on_step: Callable[[float, float, int], bool | None] | None = None,
+    ) -> float:
+        """Take `steps` steps and return the last loss; called again, it goes on.
+
+        data     ``(inputs, targets)`` or ``(inputs, targets, weights)``; each an array or a container of
+                 arrays with rows along the first axis
+        batches  integer array (steps, batch) of rows; None shuffles all rows anew every epoch
+        on_step  called with (loss, gradient norm, rows) after every step; a true result stops the run
+        """
+        leaves, structure = self.leaves(data)
+        chosen = self._shuffled(len(leaves[0]), steps) if batches is None else iter(self._checked(batches, steps))
+        last = float("nan")
+        state: dict[Cell, Any] = {}
+        try:
+            for rows in chosen:
+                batch = self._batch(leaves, rows)
+                program, execute = self._traced_step(batch, structure)
+                values = execute([*batch, *(state[c] if c in state else c.numpy() for c in program.read)])
+                state.update(zip(program.written, values[2:], strict=True))
+                last, self.gradient_norm = float(values[0]), float(values[1])
+                if on_step is not None and on_step(last, self.gradient_norm, len(rows)):
+                    break
+        finally:
+            for cell, value in state.items():
+                cell.assign(value)
+        return last
+
+    def _shuffled(self, rows: int, steps: int) -> Iterator[Array]:
+        """Batches from where the count of steps stands, every epoch in an order of its own."""
+        per_epoch = self.steps_per_epoch(rows)
+        start = int(self.count.item())
+        epoch, order = -1, np.empty(0, np.int64)
+        for step in range(start, start + steps):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = self.order(rows, epoch)
+            at = step % per_epoch * self.batch_size
+            yield order[at : at + self.batch_size]
+
+    def order(self, rows: int, epoch: int) -> Array:
+        """The order in which `epoch` visits the rows."""
+        key = random.fold_in(random.fold_in(random.key(self.seed), _ORDER), epoch)
+        return random.permutation(key, rows).numpy()
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Steps that visit every row once; the last may have a smaller batch."""
+        return -(-rows // self.batch_size)
+
+    def leaves(self, data: tuple[Any, ...]) -> tuple[list[Array], Structure]:
+        """The arrays of `data`, floats in the dtype of the model (cast here, once)."""
+        leaves, structure = flatten(tuple(data))
+        dtype = next(iter(self.parameters.values())).dtype
+        arrays = [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves]
+        arrays = [each.astype(dtype) if each.dtype.kind == "f" and each.dtype != dtype else each for each in arrays]
+        lengths = {len(each) if each.ndim else 0 for each in arrays}
+        if len(lengths) != 1:
+            raise ShapeError(f"inputs and targets need the same number of rows, not {sorted(lengths)}")
+        if lengths == {0}:
+            raise DataError("there are no rows to train on")
+        return arrays, structure
+
+    @staticmethod
+    def _batch(leaves: Sequence[Array], rows: Array) -> list[Array]:
+        return [np.take(leaf, rows, axis=0) for leaf in leaves]
+
+    @staticmethod
+    def _checked(batches: Any, steps: int) -> Array:
+        indices = np.asarray(batches)
+        if indices.ndim != 2 or indices.dtype.kind not in "iu" or len(indices) < steps:
+            raise ShapeError(
+                f"batches must be an integer array of shape (steps, batch) with at least {steps} steps, not "
+                f"{indices.dtype}{list(indices.shape)}"
+            )
+        return indices[:steps]
+
+    # -- using the model -----------------------------------------------------------------------------------
+    def predict(self, inputs: Any, batch_size: int = 4096) -> Array:
+        """The model's outputs in evaluation mode, rows along the first axis."""
+        leaves, structure = self.leaves((inputs,))
+        return np.concatenate(list(self._outputs(leaves, structure, batch_size)))
+
+    def _outputs(self, leaves: Sequence[Array], structure: Structure, batch_size: int) -> Iterator[Array]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(leaves[0]), batch_size):
+                batch = [leaf[start : start + batch_size] for leaf in leaves]
+                program, execute = self._traced_forward(batch, structure)
+                yield execute(program.arrays(batch))[0]
+        finally:
+            self.model.train(training)
+
+    def _traced_forward(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Executable]:
+        key = (structure, tuple(type_of(each) for each in batch))
+        if key not in self._forwards:
+            program = trace_program(lambda *tensors: self.model(*unflatten(structure, tensors)), key[1])
+            self._forwards[key] = program, BACKENDS[self.backend](program.graph)
+        return self._forwards[key]
+
+    def evaluate(self, outputs: Any, targets: Any) -> float:
+        """The loss of given outputs, for example those of `predict` on validation rows."""
+        (output_leaves, structure) = self.leaves((outputs, targets))
+        with no_grad():
+            value = self.loss(*(unflatten(structure, [Tensor(ops.node(leaf)) for leaf in output_leaves])))
+        return float(value.item())
+
+    # -- state -------------------------------------------------------------------------------------------
+    def cells(self) -> dict[str, Cell]:
+        """Everything that a step changes, by name: what a checkpoint has to hold."""
+        found: dict[str, Cell] = {f"model.{path}": cell for path, cell in self.parameters.items()}
+        found |= {f"model.{path}": cell for path, cell in self.model.named_buffers()}
+        found |= {cell.name: cell for cell in self._state}
+        found["count"] = self.count
+        return found
+
+    def state(self) -> dict[str, Array]:
+        """A copy of every cell's value."""
+        return {name: np.array(cell.numpy()) for name, cell in self.cells().items()}
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """Put back what `state` gave; everything is checked before anything changes."""
+        cells = self.cells()
+        if set(cells) != set(state):
+            missing, extra = sorted(set(cells) - set(state)), sorted(set(state) - set(cells))
+            raise RunError(f"the saved state does not fit this trainer: missing {missing or 'none'}, unexpected {extra or 'none'}")
+        for name, cell in cells.items():
+            given = as_array(state[name])
+            if type_of(given) != cell.type:
+                raise RunError(f"the saved state does not fit this trainer: {name} is {type_of(given)}, not {cell.type}")
+        for name, cell in cells.items():
+            cell.assign(state[name])
+
+    def set_scale(self, scale: float) -> None:
+        """Multiply the learning rate by `scale` from now on (used by the plateau schedule)."""
+        state = self.optimizer.with_scale(unflatten(self._state_structure, self._state), scale)
+        for cell, leaf in zip(self._state, flatten(state)[0], strict=True):
+            cell.assign(leaf)
+
+
+def _cell(leaf: Any, name: str) -> Buffer:
+    cell = Buffer(leaf)
+    cell.name = name
+    return cell
+
+
+def _paths(tree: Any, prefix: str = "") -> list[str]:
+    """Dotted paths of the leaves of nested dicts and lists, in the order of `flatten`."""
+    if isinstance(tree, dict):
+        return [path for key, value in tree.items() for path in _paths(value, f"{prefix}{key}.")]
+    if isinstance(tree, list | tuple):
+        return [path for k, value in enumerate(tree) for path in _paths(value, f"{prefix}{k}.")]
+    return [] if tree is None else [prefix.rstrip(".")]
