@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from chainrule.train.callbacks import Callback, Progress
-from chainrule.train.loop import fit
+from chainrule.train.fitting import fit
+from chainrule.train.loop import Interrupted
+from chainrule.train.result import Run
 from chainrule.train.trainer import Trainer
 
-__all__ = ["Callback", "Progress", "Trainer", "fit"]
+__all__ = ["Callback", "Interrupted", "Progress", "Run", "Trainer", "fit"]

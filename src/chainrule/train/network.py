@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 import chainrule.nn.init as initialise
 from chainrule import nn, random
+from chainrule.data.preprocess import EmbeddedColumn
 from chainrule.errors import RecipeError
 from chainrule.functions import FUNCTIONS
 from chainrule.recipe import Network
@@ -31,13 +34,10 @@ class TableNetwork(nn.Module):
     The input is a dict with "numeric" (rows, columns) and, if columns are embedded, "codes" (rows, columns).
     """
 
-    def __init__(self, network: Network, numeric: int, cardinalities: Sequence[int], outputs: int) -> None:
+    def __init__(self, network: Network, numeric: int, embedded: Sequence[tuple[int, int]], outputs: int) -> None:
         super().__init__()
-        widths = [embedding_width(each) for each in cardinalities]
-        self.embeddings = nn.ModuleList(
-            [nn.Embedding(each, width) for each, width in zip(cardinalities, widths, strict=True)]
-        )
-        self.layers = _perceptron(network, numeric + sum(widths), outputs)
+        self.embeddings = nn.ModuleList([nn.Embedding(cardinality, width) for cardinality, width in embedded])
+        self.layers = _perceptron(network, numeric + sum(width for _, width in embedded), outputs)
 
     def forward(self, inputs: Any) -> Tensor:
         if not len(self.embeddings):
@@ -48,10 +48,14 @@ class TableNetwork(nn.Module):
         joined: Tensor = self.layers(FUNCTIONS["concat"]([inputs["numeric"], *columns], axis=1))
         return joined
 
-
-def embedding_width(cardinality: int) -> int:
-    """Numbers per category: grows slowly with the number of categories, at most 32."""
-    return max(2, min(32, round(1.6 * cardinality**0.56)))
+    def settle(self, columns: Sequence[EmbeddedColumn]) -> None:
+        """Give codes that no training row had ("missing" or "unseen") the mean of the levels that were trained."""
+        for embedding, column in zip(self.embeddings, columns, strict=True):
+            untrained = list(column.untrained)
+            if untrained:
+                weight = np.array(embedding.weight.numpy())
+                weight[untrained] = np.delete(weight, untrained, axis=0).mean(axis=0)
+                embedding.weight.assign(weight)
 
 
 def _perceptron(network: Network, inputs: int, outputs: int) -> nn.Sequential:
@@ -86,10 +90,13 @@ def _block(network: Network, width: int, hidden: int) -> list[nn.Module]:
     return block
 
 
-def build(network: Network, numeric: int, cardinalities: Sequence[int], outputs: int, seed: int) -> TableNetwork:
-    """The network with its initial weights, which depend on the seed and each parameter's path alone."""
+def build(network: Network, numeric: int, embedded: Sequence[tuple[int, int]], outputs: int, seed: int) -> TableNetwork:
+    """The network with its initial weights, which depend on the seed alone.
+
+    `embedded` holds (cardinality, width) per embedded column.
+    """
     with random.stream(random.key(seed)):
-        model = TableNetwork(network, numeric, cardinalities, outputs)
+        model = TableNetwork(network, numeric, embedded, outputs)
     _initialise(model, network, seed)
     return model
 

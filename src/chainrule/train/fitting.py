@@ -1,0 +1,206 @@
+"""`cr.fit`: train a Module on arrays, or a recipe on its table."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chainrule import optim, run as storage
+from chainrule.errors import DataError, RunError
+from chainrule.nn import Module
+from chainrule.recipe import Data, Loss, Network, Recipe, Split, Training
+from chainrule.run import RunFolder
+from chainrule.tensor import Tensor
+from chainrule.train import metrics, table
+from chainrule.train.callbacks import Callback
+from chainrule.train.loop import Loop
+from chainrule.train.losses import TASKS, class_weights, make_loss
+from chainrule.train.result import Run, finish, weights
+from chainrule.train.trainer import Trainer
+from chainrule.tree import flatten, unflatten
+
+Array = np.ndarray[Any, Any]
+
+
+def fit(
+    model: Module | Recipe | str | Path,
+    data: Any = None,
+    *,
+    loss: str | Callable[..., Any] | None = None,
+    optimizer: str | Mapping[str, Any] | optim.Optimizer | None = None,
+    epochs: int = 50,
+    batch_size: int = 64,
+    validation: float | tuple[Any, Any] | None = 0.1,
+    clip_norm: float | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
+    early_stopping: int | None = None,
+    restore_best: bool = True,
+    seed: int = 0,
+    backend: str = "numpy",
+    callbacks: Sequence[Callback] = (),
+    runs: str | Path | None = None,
+    resume: str | Path | None = None,
+) -> Run:
+    """Train and return a `Run`.
+
+    model       a Module; or a Recipe (or the path of one), which brings its own table and settings
+    data        ``(inputs, targets)``: arrays, or containers of arrays, with rows along the first axis. For a
+                recipe: a table instead of the one it names
+    loss        a name ("mse", "cross_entropy", "bce_with_logits", ...), a loss Module, or a function of
+                (outputs, targets). Default: by the dtype of the targets, "mse" for floats, "cross_entropy"
+                for integers, "bce_with_logits" for booleans
+    optimizer   ``cr.optim.Adam(lr=1e-3)``, a name, or a document. Default: AdamW(lr=1e-3)
+    validation  share of the rows that is held out, or ``(inputs, targets)``, or None
+    class_weight "balanced", or {class: weight}, for losses over classes given by name
+    early_stopping  stop after this many epochs without a lower validation loss
+    restore_best    end with the weights of the epoch with the lowest validation loss
+    runs        folder in which to keep the run, with checkpoints; None keeps nothing
+    resume      the folder of a run that was interrupted: go on where its last checkpoint stands
+
+    The same seed gives the same bits.
+
+    >>> import numpy as np, chainrule as cr
+    >>> X = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
+    >>> y = X[:, :1] - 2 * X[:, 1:2]
+    >>> run = cr.fit(cr.nn.Sequential(cr.nn.Linear(3, 1)), (X, y), optimizer=cr.optim.Adam(lr=0.05), epochs=30)
+    >>> run.metrics["r2"] > 0.99
+    True
+    """
+    if not isinstance(model, Module):
+        recipe = model if isinstance(model, Recipe) else Recipe.read(model)
+        return table.fit_table(recipe, data=data, runs=runs, callbacks=callbacks)
+    inputs, targets = _pair(data)
+    name = loss if isinstance(loss, str) else _fitting_loss(targets) if loss is None else ""
+    chosen = _optimizer(optimizer)
+    training = Training(epochs, batch_size, clip_norm, early_stopping, restore_best, seed, backend)
+    recipe = _recipe(model, (inputs, targets), name, class_weight, chosen, training, validation)
+    train, held_out = _split(inputs, targets, validation, seed)
+    function = loss if callable(loss) else _named_loss(name, class_weight, train[1])
+    folder = _folder(runs, resume, recipe, type(model).__name__)
+    trainer = Trainer(
+        model, function, chosen, clip_norm=clip_norm, batch_size=batch_size, seed=seed, backend=backend
+    )  # fmt: skip
+    loop = Loop(
+        trainer, train, epochs, validation=held_out, patience=early_stopping, restore_best=restore_best,
+        plateau=getattr(chosen, "plateau", None), callbacks=callbacks, folder=folder,
+        stamp={"recipe": recipe.hash(), "data": recipe.data.hash},
+    )  # fmt: skip
+    reason = table.run_loop(loop, folder)
+    model.eval()
+    task = TASKS.get(name, "regression" if name in ("mse", "l1", "huber") else "")
+    result: dict[str, Any] = {"task": task, "reason": reason, "epochs": len(loop.history), "metrics": {}}
+    if held_out is not None and task:
+        measured = metrics.measure(task, held_out[1], trainer.predict(held_out[0]))
+        result["metrics"]["validation"] = measured
+        headline = metrics.HEADLINE[task]
+        result["headline"] = {"metric": headline, "value": measured[headline], "on": "validation"}
+    if folder is not None:
+        finish(folder, model, result)
+        storage.record(folder, "finished", result)
+    return Run(recipe, model, loop.history, result, trainer.predict, folder)
+
+
+def _pair(data: Any) -> tuple[Any, Any]:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise DataError("fit needs data=(inputs, targets): two arrays, or containers of arrays, with equally many rows")
+    inputs, targets = (_arrays(each) for each in data)
+    counts = {len(leaf) for leaf in flatten((inputs, targets))[0] if leaf.ndim}
+    if len(counts) != 1:
+        raise DataError(f"inputs and targets have different numbers of rows: {sorted(counts)}")
+    if counts == {0}:
+        raise DataError("there are no rows to train on")
+    for leaf in flatten((inputs, targets))[0]:
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            row = int(np.argwhere(~np.isfinite(leaf))[0][0])
+            raise DataError(f"the data hold a value that is not finite, first in row {row}; impute or drop such rows before fit")
+    return inputs, targets
+
+
+def _arrays(value: Any) -> Any:
+    leaves, structure = flatten(value)
+    if len(leaves) > 1 and all(isinstance(leaf, int | float) for leaf in leaves):
+        return np.asarray(value, np.float32 if any(isinstance(leaf, float) for leaf in leaves) else None)
+    return unflatten(structure, [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves])
+
+
+def _fitting_loss(targets: Any) -> str:
+    kind = flatten(targets)[0][0].dtype.kind
+    return "mse" if kind == "f" else "bce_with_logits" if kind == "b" else "cross_entropy"
+
+
+def _named_loss(name: str, asked: str | Mapping[Any, float] | None, targets: Any) -> Any:
+    if asked is None or asked == "none":
+        return make_loss(name)
+    classes = [str(k) for k in range(int(np.max(targets)) + 1)]
+    return make_loss(name, None, class_weights(asked, targets, classes))
+
+
+def _optimizer(given: str | Mapping[str, Any] | optim.Optimizer | None) -> optim.Optimizer:
+    if given is None:
+        return optim.AdamW(lr=1e-3)
+    if isinstance(given, str):
+        return optim.from_document({"name": given})
+    return optim.from_document(dict(given)) if isinstance(given, Mapping) else given
+
+
+def _split(inputs: Any, targets: Any, validation: Any, seed: int) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    if validation is None or validation == 0:
+        return (inputs, targets), None
+    if not isinstance(validation, float | int):
+        return (inputs, targets), _pair(validation)
+    leaves, structure = flatten((inputs, targets))
+    rows = len(leaves[0])
+    held = round(rows * float(validation))
+    if not 0 < held < rows:
+        raise DataError(f"validation={validation} of {rows} rows leaves {held} rows to validate and {rows - held} to train on")
+    order = np.random.Generator(np.random.Philox(seed)).permutation(rows)
+    train = unflatten(structure, [leaf[np.sort(order[held:])] for leaf in leaves])
+    kept = unflatten(structure, [leaf[np.sort(order[:held])] for leaf in leaves])
+    return train, kept
+
+
+def _recipe(
+    model: Module, data: Any, loss: str, class_weight: Any, optimizer: optim.Optimizer, training: Training, validation: Any
+) -> Recipe:
+    kind = type(model)
+    try:
+        source = inspect.getsource(kind) + repr(model)
+    except (OSError, TypeError):
+        source = repr(model)  # defined interactively: the structure has to do
+    initial = hashlib.sha256(b"".join(weights(model)[path].tobytes() for path in sorted(weights(model)))).hexdigest()
+    digest = hashlib.sha256((source + initial).encode()).hexdigest()[:16]
+    share = float(validation) if isinstance(validation, float | int) else 0.0
+    return Recipe(
+        data=Data(hash=_hash(data)),
+        split=Split(0.0, share, training.seed),
+        network=Network(hidden=(), model=f"{kind.__module__}.{kind.__qualname__}", source_hash=digest),
+        loss=Loss(loss or "python", class_weight=dict(class_weight) if isinstance(class_weight, Mapping) else class_weight or "none"),
+        optimizer=optim.to_document(optimizer),
+        training=training,
+    )
+
+
+def _hash(data: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in flatten(data)[0]:
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _folder(runs: str | Path | None, resume: str | Path | None, recipe: Recipe, title: str) -> RunFolder | None:
+    if resume is not None:
+        folder = RunFolder(resume)
+        saved = folder.recipe()
+        if saved.hash() != recipe.hash():
+            raise RunError(
+                f"{folder.path} was started with another recipe; give fit the same model, data and settings as then "
+                "(recipe.toml says which), or start a new run"
+            )
+        return folder
+    return None if runs is None else storage.create(runs, title, recipe)

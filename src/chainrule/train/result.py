@@ -1,0 +1,72 @@
+"""Run: what training gives back, and what a run folder is read back into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from chainrule.nn import Module
+from chainrule.recipe import Recipe
+from chainrule.run import RunFolder
+from chainrule.train.metrics import LABELS
+
+Array = np.ndarray[Any, Any]
+
+
+class Run:
+    """A recipe and what came of it.
+
+    recipe    everything that decided the result
+    model     the trained network, in evaluation mode
+    history   one dict per epoch: epoch, loss, gradient_norm, validation_loss, ...
+    result    a plain document: task, reason for stopping, headline, metrics per part of the data
+    folder    where the run is kept, None if it was not saved
+    prepared  for a table: what `chainrule.train.table.prepare` made of it (None for arrays)
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Module,
+        history: list[dict[str, Any]],
+        result: dict[str, Any],
+        predictor: Callable[[Any], Any],
+        folder: RunFolder | None = None,
+        prepared: Any = None,
+    ) -> None:
+        self.recipe, self.model, self.history, self.result = recipe, model, history, result
+        self.folder, self.prepared = folder, prepared
+        self._predictor = predictor
+
+    def predict(self, data: Any) -> Any:
+        """Predictions for new rows.
+
+        For a run on arrays: the network's outputs. For a run on a table: a `chainrule.train.table.Predictions`
+        in the unit of the target, with class probabilities where there are classes.
+        """
+        return self._predictor(data)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics on the test rows, or on the validation rows if nothing was held out for a test."""
+        measured = self.result.get("metrics", {})
+        chosen: dict[str, float] = measured.get("test") or measured.get("validation") or {}
+        return chosen
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in self.metrics.items())
+        place = f", in {self.folder.path}" if self.folder else ""
+        return f"<Run of {len(self.history)} epochs: {numbers or 'no held-out rows'}{place}>"
+
+
+def finish(folder: RunFolder, model: Module, result: dict[str, Any]) -> None:
+    """Write the weights, then the result: a run that has a result is complete."""
+    folder.write_arrays("weights.safetensors", weights(model), {"recipe": folder.recipe().hash()})
+    folder.write_document("result.json", result)
+
+
+def weights(model: Module) -> dict[str, Array]:
+    """Parameters and buffers by path, as arrays."""
+    return {path: np.asarray(value) for path, value in model.state_dict().items()}

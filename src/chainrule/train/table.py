@@ -1,0 +1,355 @@
+"""From a table to a trained network: read, split, prepare, build, train, measure; and back to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chainrule import optim, run as storage
+from chainrule.data.preprocess import Features, Preprocessor
+from chainrule.data.reading import read_table
+from chainrule.data.split import split_rows
+from chainrule.data.table import Table
+from chainrule.data.target import TargetTransform, fit_target, target_from_document
+from chainrule.data.task import Task, resolve_task, task_from_document
+from chainrule.errors import DataError, RecipeError, RunError
+from chainrule.program import Compiled
+from chainrule.recipe import Recipe
+from chainrule.run import RunFolder
+from chainrule.train import metrics
+from chainrule.train.callbacks import Callback
+from chainrule.train.loop import Interrupted, Loop
+from chainrule.train.losses import FITTING, class_weights, make_loss
+from chainrule.train.network import TableNetwork, build
+from chainrule.train.result import Run, finish
+from chainrule.train.trainer import Trainer
+
+Array = np.ndarray[Any, Any]
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table made ready for a network, and everything that was learned in doing so.
+
+    parts     row numbers of the table by part: "train", "validation", "test"
+    features  what the network reads, by part
+    targets   the target in its own unit (regression) or as class numbers, by part
+    """
+
+    table: Table
+    task: Task
+    preprocessor: Preprocessor
+    transform: TargetTransform | None
+    parts: dict[str, Array]
+    features: dict[str, Features]
+    targets: dict[str, Array]
+    model: TableNetwork
+
+    @property
+    def outputs(self) -> int:
+        return len(self.task.classes) if self.task.kind == "multiclass" else 1
+
+    def arrays(self, part: str) -> tuple[dict[str, Array], Array]:
+        """What the trainer takes: inputs, and targets as the loss wants them."""
+        return network_inputs(self.features[part]), self._network_targets(self.targets[part])
+
+    def _network_targets(self, targets: Array) -> Array:
+        if self.task.kind == "multiclass":
+            return targets.astype(np.int64)
+        bent = targets if self.transform is None else self.transform.apply(targets)
+        return np.asarray(bent, np.float32)[:, None]
+
+    def in_own_unit(self, outputs: Array) -> Array:
+        """Network outputs as values in the unit of the target; logits stay logits."""
+        return outputs if self.transform is None else self.transform.invert(outputs)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions in the unit of the target: `values`, and for classes their `probabilities` (rows, classes)."""
+
+    target: str
+    values: Array
+    probabilities: Array | None = None
+    classes: tuple[str, ...] = ()
+
+    def columns(self) -> dict[str, Array]:
+        """Named columns, ready to be written as a table."""
+        found = {self.target: self.values}
+        if self.probabilities is not None:
+            found |= {f"probability of {name}": self.probabilities[:, k] for k, name in enumerate(self.classes)}
+        return found
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def network_inputs(features: Features) -> dict[str, Array]:
+    """The arrays a `TableNetwork` reads."""
+    inputs: dict[str, Array] = {"numeric": features.numeric}
+    if features.codes is not None:
+        inputs["codes"] = features.codes
+    return inputs
+
+
+# -- training ----------------------------------------------------------------------------------------------
+def fit_table(
+    recipe: Recipe,
+    *,
+    data: Any = None,
+    runs: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_prepared: Callable[[Prepared], None] | None = None,
+) -> Run:
+    """Train the network a recipe describes on its table (or on `data` instead) and measure it.
+
+    With `runs`, a run folder is made there, with checkpoints while training goes on.
+    """
+    table = read_table(recipe.data.source if data is None else data)
+    if recipe.data.hash and recipe.data.hash != table.data_hash:
+        raise RunError(
+            f"{table.source} holds other data than the recipe was made for: its hash is {table.data_hash}, the recipe "
+            f"says {recipe.data.hash}. Restore the data, or remove hash from [data] to train on what is there"
+        )
+    recipe = recipe.with_(data={"hash": table.data_hash})
+    prepared = prepare(recipe, table)
+    folder = None if runs is None else storage.create(runs, recipe.data.target, recipe)
+    if folder is not None:
+        folder.write_document("preprocessing.json", fitted_document(prepared))
+    return _train(recipe, prepared, folder, callbacks, on_prepared)
+
+
+def resume(
+    path: str | Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    on_prepared: Callable[[Prepared], None] | None = None,
+) -> Run:
+    """Go on with a run that was interrupted, from its last checkpoint to the same end."""
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    if recipe.network.model:
+        raise RunError(
+            f"run {folder.name} trains the Python model {recipe.network.model}: call cr.fit(model, data, ..., "
+            f"resume={str(folder.path)!r}) with the same model and data"
+        )
+    if folder.has("result.json"):
+        return load(path)
+    table = read_table(recipe.data.source)
+    if table.data_hash != recipe.data.hash:
+        raise RunError(
+            f"run {folder.name} cannot go on: {recipe.data.source} has changed since it began (hash {table.data_hash}, then "
+            f"{recipe.data.hash}). Restore the data, or start a new run"
+        )
+    prepared = prepare(recipe, table)
+    folder.write_document("preprocessing.json", fitted_document(prepared))
+    return _train(recipe, prepared, folder, callbacks, on_prepared)
+
+
+def prepare(recipe: Recipe, table: Table) -> Prepared:
+    """Split the rows, fit the preprocessing to the training rows alone, and build the network."""
+    if not recipe.data.target:
+        raise RecipeError("the recipe names no target: say which column to predict (--target COLUMN)")
+    task = resolve_task(table, recipe.data.target, recipe.data.task)
+    rows, targets = task.rows(table)
+    parts = split_rows(
+        rows, task.strata(table, rows), test=recipe.split.test, validation=recipe.split.validation, seed=recipe.split.seed
+    )
+    usable = table.without(recipe.data.target, *_known(table, recipe.data.drop))
+    ordinals = recipe.preprocessing.get("ordinals")
+    preprocessor = Preprocessor.fit(usable.take(parts["train"]), ordinals=ordinals)
+    place = {int(row): k for k, row in enumerate(rows)}
+    own = {part: targets[[place[int(row)] for row in chosen]] for part, chosen in parts.items()}
+    transform = None
+    if task.kind == "regression":
+        transform = fit_target(own["train"], recipe.preprocessing.get("target"))
+    features = {part: preprocessor.transform(usable.take(chosen)) for part, chosen in parts.items()}
+    model = _network(recipe, preprocessor, task)
+    return Prepared(table, task, preprocessor, transform, parts, features, own, model)
+
+
+def _known(table: Table, names: Sequence[str]) -> list[str]:
+    return [table[name].name for name in names]  # an error that suggests the nearest name, where one is wrong
+
+
+def _network(recipe: Recipe, preprocessor: Preprocessor, task: Task) -> TableNetwork:
+    outputs = len(task.classes) if task.kind == "multiclass" else 1
+    embedded = [(each.cardinality, each.width) for each in preprocessor.embedded]
+    return build(recipe.network, len(preprocessor.names), embedded, outputs, recipe.training.seed)
+
+
+def _train(
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder | None,
+    callbacks: Sequence[Callback],
+    on_prepared: Callable[[Prepared], None] | None,
+) -> Run:
+    training = recipe.training
+    trainer = _trainer(recipe, prepared)
+    if on_prepared is not None:
+        on_prepared(prepared)
+    has_validation = len(prepared.parts["validation"]) > 0
+    loop = Loop(
+        trainer,
+        prepared.arrays("train"),
+        training.epochs,
+        validation=prepared.arrays("validation") if has_validation else None,
+        patience=training.early_stopping if has_validation else None,
+        restore_best=training.restore_best,
+        plateau=getattr(trainer.optimizer, "plateau", None),
+        callbacks=callbacks,
+        folder=folder,
+        stamp={"recipe": recipe.hash(), "data": prepared.table.data_hash},
+    )
+    reason = run_loop(loop, folder)
+    prepared.model.eval()
+    prepared.model.settle(prepared.preprocessor.embedded)
+    result = _result(prepared, trainer, loop, reason)
+    if folder is not None:
+        finish(folder, prepared.model, result)
+        storage.record(folder, "finished", result)
+    return Run(recipe, prepared.model, loop.history, result, _predictor(prepared.model, _Fitted.of(prepared)), folder, prepared)
+
+
+def run_loop(loop: Loop, folder: RunFolder | None) -> str:
+    """Run, with the folder locked and its state noted in the index."""
+    if folder is None:
+        return loop.run()
+    with folder.locked():
+        storage.record(folder, "training")
+        try:
+            return loop.run()
+        except Interrupted:
+            storage.record(folder, "interrupted")
+            raise
+
+
+def _trainer(recipe: Recipe, prepared: Prepared) -> Trainer:
+    name = FITTING[prepared.task.kind] if recipe.loss.name == "auto" else recipe.loss.name
+    weights = class_weights(recipe.loss.class_weight, prepared.targets["train"], list(prepared.task.classes))
+    training = recipe.training
+    steps = training.epochs * -(-len(prepared.parts["train"]) // training.batch_size)
+    return Trainer(
+        prepared.model,
+        make_loss(name, recipe.loss.options, weights),
+        optim.from_document(with_total_steps(recipe.optimizer, steps)),
+        clip_norm=training.clip_norm,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        backend=training.backend,
+    )
+
+
+def with_total_steps(optimizer: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The optimizer document, with the length of the training filled into a schedule that spans it."""
+    document = dict(optimizer)
+    schedule = document.get("schedule")
+    if isinstance(schedule, Mapping) and "total_steps" not in schedule and schedule.get("name") in optim.SPANNING:
+        document["schedule"] = {**schedule, "total_steps": steps}
+    return document
+
+
+def _result(prepared: Prepared, trainer: Trainer, loop: Loop, reason: str) -> dict[str, Any]:
+    measured: dict[str, dict[str, float]] = {}
+    for part in ("validation", "test"):
+        if len(prepared.parts[part]):
+            outputs = prepared.in_own_unit(trainer.predict(prepared.arrays(part)[0]))
+            measured[part] = metrics.measure(prepared.task.kind, prepared.targets[part], outputs)
+    on = "test" if "test" in measured else "validation"
+    headline = metrics.HEADLINE[prepared.task.kind]
+    return {
+        "task": prepared.task.kind,
+        "target": prepared.task.target,
+        "reason": reason,
+        "epochs": len(loop.history),
+        "best_epoch": loop.best.epoch + 1,
+        "rows": {part: len(prepared.parts[part]) for part in PARTS},
+        "metrics": measured,
+        "headline": {"metric": headline, "value": measured[on][headline], "on": on} if measured else {},
+    }
+
+
+# -- what was fitted, and predicting with it ---------------------------------------------------------------
+@dataclass(frozen=True)
+class _Fitted:
+    """What prediction needs besides the network."""
+
+    task: Task
+    preprocessor: Preprocessor
+    transform: TargetTransform | None
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> _Fitted:
+        return cls(prepared.task, prepared.preprocessor, prepared.transform)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], where: Path) -> _Fitted:
+        try:
+            transform = document["target"]
+            return cls(
+                task_from_document(document["task"]),
+                Preprocessor.from_document(document["columns"]),
+                None if transform is None else target_from_document(transform),
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{where} is damaged ({error}): restore it from a copy, or train again") from None
+
+
+def fitted_document(prepared: Prepared) -> dict[str, Any]:
+    """The fitted preprocessing in readable form: plain numbers, texts and lists."""
+    return {
+        "task": prepared.task.to_document(),
+        "target": None if prepared.transform is None else prepared.transform.to_document(),
+        "columns": prepared.preprocessor.to_document(),
+    }
+
+
+def load(path: str | Path) -> Run:
+    """Read a finished run on a table back: its network predicts as it did when it was saved."""
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    if recipe.network.model:
+        raise RunError(
+            f"run {folder.name} trained the Python model {recipe.network.model}: build it in Python and load "
+            f"{folder.path / 'weights.safetensors'} with model.load_state_dict(...)"
+        )
+    fitted = _Fitted.from_document(folder.document("preprocessing.json"), folder.path / "preprocessing.json")
+    result = folder.document("result.json")
+    arrays, _ = folder.arrays("weights.safetensors")
+    model = _network(recipe, fitted.preprocessor, fitted.task)
+    model.load_state_dict(arrays)
+    model.eval()
+    return Run(recipe, model, folder.history(), result, _predictor(model, fitted), folder)
+
+
+def _predictor(model: TableNetwork, fitted: _Fitted) -> Callable[[Any], Predictions]:
+    def predict(data: Any) -> Predictions:
+        table = data if isinstance(data, Table) else read_table(data, kinds=fitted.preprocessor.kinds)
+        if table.rows == 0:
+            raise DataError(f"{table.source} has no rows to predict")
+        outputs = _forward(model, network_inputs(fitted.preprocessor.transform(table)))
+        task = fitted.task
+        if task.kind == "regression":
+            values = outputs if fitted.transform is None else fitted.transform.invert(outputs)
+            return Predictions(task.target, np.asarray(values, np.float64).reshape(-1))
+        shares = metrics.probabilities(outputs)
+        labels = np.asarray(task.classes, dtype=object)[shares.argmax(axis=1)]
+        return Predictions(task.target, labels, shares, tuple(task.classes))
+
+    return predict
+
+
+def _forward(model: TableNetwork, inputs: dict[str, Array], batch_size: int = 4096) -> Array:
+    run = Compiled(lambda batch: model(batch))
+    rows = len(inputs["numeric"])
+    parts = [
+        run({name: value[start : start + batch_size] for name, value in inputs.items()}).numpy()
+        for start in range(0, rows, batch_size)
+    ]
+    return np.concatenate(parts)
