@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from chainrule.errors import RecipeError
 from chainrule.recipe import Recipe
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from chainrule import atomic, run
 from chainrule.errors import RunError
 from chainrule.recipe import Recipe
@@ -65,7 +66,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(RunError, match="the disk is full"):
         atomic.write_text(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:

@@ -11,19 +11,22 @@ from pathlib import Path
 
 from chainrule.errors import RunError
 
+STALE = ".tmp"
+"""The suffix of a file that is being written; one that a killed process left behind can be removed."""
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: written beside it, synced to disk, then renamed over it."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STALE, dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

@@ -114,14 +114,20 @@ class Recipe:
         given = dict(document)
         version = given.pop("format", FORMAT)
         if version != FORMAT:
-            raise RecipeError(f"{where} has format {version!r}; this version of chainrule reads format {FORMAT}")
+            raise RecipeError(
+                f"{where} has format {version!r}; this version of chainrule reads format {FORMAT}"
+            )
         _check_names(given, [each.name for each in fields(cls)], where, "section")
         hints = get_type_hints(cls)
         sections: dict[str, Any] = {}
         for name, value in given.items():
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{where}: [{name}] must be a table of settings, not {value!r}")
-            sections[name] = dict(value) if get_origin(hints[name]) is dict else _section(hints[name], value, f"{where}, [{name}]")
+            sections[name] = (
+                dict(value)
+                if get_origin(hints[name]) is dict
+                else _section(hints[name], value, f"{where}, [{name}]")
+            )
         return cls(**sections)
 
     def to_document(self) -> dict[str, Any]:
@@ -141,7 +147,9 @@ class Recipe:
         try:
             document = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
         except ValueError as error:
-            raise RecipeError(f"{file} is not valid {'JSON' if file.suffix == '.json' else 'TOML'}: {error}") from None
+            raise RecipeError(
+                f"{file} is not valid {'JSON' if file.suffix == '.json' else 'TOML'}: {error}"
+            ) from None
         return cls.from_document(document, str(file))
 
     def to_toml(self) -> str:
@@ -165,7 +173,9 @@ class Recipe:
             else:
                 _check_names(settings, [each.name for each in fields(current)], f"[{name}]", "setting")
                 changed[name] = replace(current, **settings)
-        return Recipe.from_document({**self.to_document(), **_plain({k: _document(v) for k, v in changed.items()})})
+        return Recipe.from_document(
+            {**self.to_document(), **_plain({k: _document(v) for k, v in changed.items()})}
+        )
 
 
 def _document(section: Any) -> dict[str, Any]:

@@ -16,13 +16,13 @@ Every file is replaced atomically; the history is appended and cut back to the l
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,18 @@ class RunFolder:
                 f"{path} is missing, so run {self.name} is not complete; finish it with `chainrule train --resume {self.path}`"
             ) from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}. It was changed or cut off after it was written") from None
+            raise RunError(
+                f"{path} cannot be read: {error}. It was changed or cut off after it was written"
+            ) from None
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def _check_exists(self) -> None:
         if not (self.path / "recipe.toml").exists():
-            raise RunError(f"{self.path} is not a run: there is no recipe.toml in it. `chainrule runs` lists the runs")
+            raise RunError(
+                f"{self.path} is not a run: there is no recipe.toml in it. `chainrule runs` lists the runs"
+            )
 
     # -- arrays --------------------------------------------------------------------------------------------
     def write_arrays(self, name: str, arrays: dict[str, Array], metadata: dict[str, Any]) -> None:
@@ -103,7 +107,9 @@ class RunFolder:
                 metadata = json.loads((file.metadata() or {})["chainrule"])
                 return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a dict
         except FileNotFoundError:
-            raise RunError(f"{path} is missing: run {self.name} has not got that far, or the file was removed") from None
+            raise RunError(
+                f"{path} is missing: run {self.name} has not got that far, or the file was removed"
+            ) from None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(
                 f"{path} cannot be read ({error}): it was changed or cut off after it was written. Restore it from a copy, "
@@ -156,7 +162,11 @@ class RunFolder:
             try:
                 connection.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError:
-                raise RunError(f"run {self.path} is being trained by another process; wait for it, or stop it first") from None
+                raise RunError(
+                    f"run {self.path} is being trained by another process; wait for it, or stop it first"
+                ) from None
+            for left_behind in self.path.glob(f".*{atomic.STALE}"):
+                left_behind.unlink(missing_ok=True)
             yield
 
 
@@ -164,23 +174,27 @@ def create(root: str | Path, title: str, recipe: Recipe) -> RunFolder:
     """A new run folder under `root`, named after the time and `title`, with its recipe in it."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "run"
-    base = Path(root)
-    with atomic.explained(base / stamp):
-        base.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1000):
-            path = base / (f"{stamp}-{slug}" + (f"-{attempt + 1}" if attempt else ""))
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                continue
-    folder = RunFolder(path)
+    folder = RunFolder(_new_folder(Path(root), f"{stamp}-{slug}"))
     try:
         folder.write_recipe(recipe)
     except BaseException:
-        os.rmdir(path)
+        folder.path.rmdir()
         raise
     return folder
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    """A folder that did not exist before, under `name` or `name` with a number."""
+    with atomic.explained(root / name):
+        root.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            path = root / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    raise AssertionError("count() does not end")
 
 
 # -- the index ---------------------------------------------------------------------------------------------
@@ -215,13 +229,22 @@ def listing(root: str | Path) -> list[dict[str, Any]]:
         return []
     folders = {path.parent.name: RunFolder(path.parent) for path in base.glob("*/recipe.toml")}
     with _index(base) as connection:
-        known = {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in connection.execute("SELECT * FROM runs")}
+        known = {
+            row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in connection.execute("SELECT * FROM runs")
+        }
     for name in folders.keys() - known.keys():
         finished = folders[name].has("result.json")
-        record(folders[name], "finished" if finished else "interrupted", folders[name].document("result.json") if finished else None)
+        record(
+            folders[name],
+            "finished" if finished else "interrupted",
+            folders[name].document("result.json") if finished else None,
+        )
     if folders.keys() - known.keys():
         with _index(base) as connection:
-            known = {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in connection.execute("SELECT * FROM runs")}
+            known = {
+                row[0]: dict(zip(_COLUMNS, row, strict=True))
+                for row in connection.execute("SELECT * FROM runs")
+            }
     return [known[name] for name in sorted(folders, reverse=True)]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrule import optim, run as storage
+from chainrule import optim
+from chainrule import run as storage
 from chainrule.errors import DataError, RunError
 from chainrule.nn import Module
 from chainrule.recipe import Data, Loss, Network, Recipe, Split, Training
@@ -107,7 +108,9 @@ def fit(
 
 def _pair(data: Any) -> tuple[Any, Any]:
     if not isinstance(data, tuple | list) or len(data) != 2:
-        raise DataError("fit needs data=(inputs, targets): two arrays, or containers of arrays, with equally many rows")
+        raise DataError(
+            "fit needs data=(inputs, targets): two arrays, or containers of arrays, with equally many rows"
+        )
     inputs, targets = (_arrays(each) for each in data)
     counts = {len(leaf) for leaf in flatten((inputs, targets))[0] if leaf.ndim}
     if len(counts) != 1:
@@ -117,7 +120,9 @@ def _pair(data: Any) -> tuple[Any, Any]:
     for leaf in flatten((inputs, targets))[0]:
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             row = int(np.argwhere(~np.isfinite(leaf))[0][0])
-            raise DataError(f"the data hold a value that is not finite, first in row {row}; impute or drop such rows before fit")
+            raise DataError(
+                f"the data hold a value that is not finite, first in row {row}; impute or drop such rows before fit"
+            )
     return inputs, targets
 
 
@@ -125,7 +130,9 @@ def _arrays(value: Any) -> Any:
     leaves, structure = flatten(value)
     if len(leaves) > 1 and all(isinstance(leaf, int | float) for leaf in leaves):
         return np.asarray(value, np.float32 if any(isinstance(leaf, float) for leaf in leaves) else None)
-    return unflatten(structure, [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves])
+    return unflatten(
+        structure, [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves]
+    )
 
 
 def _fitting_loss(targets: Any) -> str:
@@ -148,7 +155,9 @@ def _optimizer(given: str | Mapping[str, Any] | optim.Optimizer | None) -> optim
     return optim.from_document(dict(given)) if isinstance(given, Mapping) else given
 
 
-def _split(inputs: Any, targets: Any, validation: Any, seed: int) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+def _split(
+    inputs: Any, targets: Any, validation: Any, seed: int
+) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     if validation is None or validation == 0:
         return (inputs, targets), None
     if not isinstance(validation, float | int):
@@ -157,7 +166,9 @@ def _split(inputs: Any, targets: Any, validation: Any, seed: int) -> tuple[tuple
     rows = len(leaves[0])
     held = round(rows * float(validation))
     if not 0 < held < rows:
-        raise DataError(f"validation={validation} of {rows} rows leaves {held} rows to validate and {rows - held} to train on")
+        raise DataError(
+            f"validation={validation} of {rows} rows leaves {held} rows to validate and {rows - held} to train on"
+        )
     order = np.random.Generator(np.random.Philox(seed)).permutation(rows)
     train = unflatten(structure, [leaf[np.sort(order[held:])] for leaf in leaves])
     kept = unflatten(structure, [leaf[np.sort(order[:held])] for leaf in leaves])
@@ -165,21 +176,32 @@ def _split(inputs: Any, targets: Any, validation: Any, seed: int) -> tuple[tuple
 
 
 def _recipe(
-    model: Module, data: Any, loss: str, class_weight: Any, optimizer: optim.Optimizer, training: Training, validation: Any
+    model: Module,
+    data: Any,
+    loss: str,
+    class_weight: Any,
+    optimizer: optim.Optimizer,
+    training: Training,
+    validation: Any,
 ) -> Recipe:
     kind = type(model)
     try:
         source = inspect.getsource(kind) + repr(model)
     except (OSError, TypeError):
         source = repr(model)  # defined interactively: the structure has to do
-    initial = hashlib.sha256(b"".join(weights(model)[path].tobytes() for path in sorted(weights(model)))).hexdigest()
+    initial = hashlib.sha256(
+        b"".join(weights(model)[path].tobytes() for path in sorted(weights(model)))
+    ).hexdigest()
     digest = hashlib.sha256((source + initial).encode()).hexdigest()[:16]
     share = float(validation) if isinstance(validation, float | int) else 0.0
     return Recipe(
         data=Data(hash=_hash(data)),
         split=Split(0.0, share, training.seed),
         network=Network(hidden=(), model=f"{kind.__module__}.{kind.__qualname__}", source_hash=digest),
-        loss=Loss(loss or "python", class_weight=dict(class_weight) if isinstance(class_weight, Mapping) else class_weight or "none"),
+        loss=Loss(
+            loss or "python",
+            class_weight=dict(class_weight) if isinstance(class_weight, Mapping) else class_weight or "none",
+        ),
         optimizer=optim.to_document(optimizer),
         training=training,
     )
@@ -193,7 +215,9 @@ def _hash(data: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _folder(runs: str | Path | None, resume: str | Path | None, recipe: Recipe, title: str) -> RunFolder | None:
+def _folder(
+    runs: str | Path | None, resume: str | Path | None, recipe: Recipe, title: str
+) -> RunFolder | None:
     if resume is not None:
         folder = RunFolder(resume)
         saved = folder.recipe()

@@ -199,7 +199,9 @@ class Loop:
         for each in self.callbacks:
             each.on_end("interrupted")
         if self.folder is None:
-            raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.epochs}; nothing was saved, because no run folder was given")
+            raise Interrupted(
+                f"stopped in epoch {self.epoch + 1} of {self.epochs}; nothing was saved, because no run folder was given"
+            )
         raise Interrupted(
             f"stopped in epoch {self.epoch + 1} of {self.epochs}; everything up to this step is saved. "
             f"Go on with: chainrule train --resume {self.folder.path}"
@@ -248,5 +250,3 @@ class Loop:
             self.plateau.load_state(progress["plateau"])
         self.folder.cut_history(progress["history"])
         self.history = self.folder.history()
-
-

@@ -52,7 +52,7 @@ def class_weights(asked: str | Mapping[Any, float] | None, targets: Array, names
     if asked == "balanced":
         return np.asarray(len(targets) / (len(counts) * np.maximum(counts, 1)))
     if isinstance(asked, str):
-        raise RecipeError(f"class_weight = {asked!r} is not \"none\", \"balanced\" or a table of class = weight")
+        raise RecipeError(f'class_weight = {asked!r} is not "none", "balanced" or a table of class = weight')
     by_name = {str(name): float(weight) for name, weight in asked.items()}
     unknown = sorted(set(by_name) - set(names))
     if unknown:

@@ -57,7 +57,9 @@ def classification(targets: Array, probabilities: Array) -> dict[str, float]:
     else:
         one_hot = targets[:, None] == present[None, :]
         found["auroc"] = float(roc_auc_score(one_hot, probabilities[:, present], average="macro"))
-        found["average_precision"] = float(average_precision_score(one_hot, probabilities[:, present], average="macro"))
+        found["average_precision"] = float(
+            average_precision_score(one_hot, probabilities[:, present], average="macro")
+        )
     return found
 
 

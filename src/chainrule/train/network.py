@@ -34,7 +34,9 @@ class TableNetwork(nn.Module):
     The input is a dict with "numeric" (rows, columns) and, if columns are embedded, "codes" (rows, columns).
     """
 
-    def __init__(self, network: Network, numeric: int, embedded: Sequence[tuple[int, int]], outputs: int) -> None:
+    def __init__(
+        self, network: Network, numeric: int, embedded: Sequence[tuple[int, int]], outputs: int
+    ) -> None:
         super().__init__()
         self.embeddings = nn.ModuleList([nn.Embedding(cardinality, width) for cardinality, width in embedded])
         self.layers = _perceptron(network, numeric + sum(width for _, width in embedded), outputs)
@@ -60,7 +62,9 @@ class TableNetwork(nn.Module):
 
 def _perceptron(network: Network, inputs: int, outputs: int) -> nn.Sequential:
     if network.activation not in ACTIVATIONS:
-        raise RecipeError(f"[network]: there is no activation {network.activation!r}; there are {', '.join(ACTIVATIONS)}")
+        raise RecipeError(
+            f"[network]: there is no activation {network.activation!r}; there are {', '.join(ACTIVATIONS)}"
+        )
     if any(width < 1 for width in network.hidden):
         raise RecipeError(f"[network]: hidden = {list(network.hidden)} has a layer without units")
     if not 0 <= network.dropout < 1:
@@ -90,7 +94,9 @@ def _block(network: Network, width: int, hidden: int) -> list[nn.Module]:
     return block
 
 
-def build(network: Network, numeric: int, embedded: Sequence[tuple[int, int]], outputs: int, seed: int) -> TableNetwork:
+def build(
+    network: Network, numeric: int, embedded: Sequence[tuple[int, int]], outputs: int, seed: int
+) -> TableNetwork:
     """The network with its initial weights, which depend on the seed alone.
 
     `embedded` holds (cardinality, width) per embedded column.

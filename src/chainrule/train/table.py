@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrule import optim, run as storage
+from chainrule import optim
+from chainrule import run as storage
 from chainrule.data.preprocess import Features, Preprocessor
 from chainrule.data.reading import read_table
 from chainrule.data.split import split_rows
@@ -82,7 +83,9 @@ class Predictions:
         """Named columns, ready to be written as a table."""
         found = {self.target: self.values}
         if self.probabilities is not None:
-            found |= {f"probability of {name}": self.probabilities[:, k] for k, name in enumerate(self.classes)}
+            found |= {
+                f"probability of {name}": self.probabilities[:, k] for k, name in enumerate(self.classes)
+            }
         return found
 
     def __len__(self) -> int:
@@ -158,7 +161,11 @@ def prepare(recipe: Recipe, table: Table) -> Prepared:
     task = resolve_task(table, recipe.data.target, recipe.data.task)
     rows, targets = task.rows(table)
     parts = split_rows(
-        rows, task.strata(table, rows), test=recipe.split.test, validation=recipe.split.validation, seed=recipe.split.seed
+        rows,
+        task.strata(table, rows),
+        test=recipe.split.test,
+        validation=recipe.split.validation,
+        seed=recipe.split.seed,
     )
     usable = table.without(recipe.data.target, *_known(table, recipe.data.drop))
     ordinals = recipe.preprocessing.get("ordinals")
@@ -214,7 +221,15 @@ def _train(
     if folder is not None:
         finish(folder, prepared.model, result)
         storage.record(folder, "finished", result)
-    return Run(recipe, prepared.model, loop.history, result, _predictor(prepared.model, _Fitted.of(prepared)), folder, prepared)
+    return Run(
+        recipe,
+        prepared.model,
+        loop.history,
+        result,
+        _predictor(prepared.model, _Fitted.of(prepared)),
+        folder,
+        prepared,
+    )
 
 
 def run_loop(loop: Loop, folder: RunFolder | None) -> str:
@@ -250,7 +265,11 @@ def with_total_steps(optimizer: Mapping[str, Any], steps: int) -> dict[str, Any]
     """The optimizer document, with the length of the training filled into a schedule that spans it."""
     document = dict(optimizer)
     schedule = document.get("schedule")
-    if isinstance(schedule, Mapping) and "total_steps" not in schedule and schedule.get("name") in optim.SPANNING:
+    if (
+        isinstance(schedule, Mapping)
+        and "total_steps" not in schedule
+        and schedule.get("name") in optim.SPANNING
+    ):
         document["schedule"] = {**schedule, "total_steps": steps}
     return document
 

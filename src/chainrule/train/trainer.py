@@ -26,7 +26,9 @@ from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import type_of
 
 Array = np.ndarray[Any, Any]
-_ORDER = 0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
+_ORDER = (
+    0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
+)
 _LAYERS = 0x1A9E85ED  # folded into the seed for what layers draw
 
 
@@ -81,7 +83,9 @@ class Trainer:
         self.count.name = "count"
         state = optimizer.init(dict(self.parameters))
         leaves, self._state_structure = flatten(state)
-        self._state = [_cell(leaf, f"optimizer.{path}") for leaf, path in zip(leaves, _paths(state), strict=True)]
+        self._state = [
+            _cell(leaf, f"optimizer.{path}") for leaf, path in zip(leaves, _paths(state), strict=True)
+        ]
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
         self._steps: dict[Any, tuple[Program, Executable]] = {}
@@ -94,7 +98,9 @@ class Trainer:
 
         def objective(model: Module) -> Tensor:
             outputs = model(inputs)
-            result: Tensor = self.loss(outputs, targets) if weights is None else self.loss(outputs, targets, weights)
+            result: Tensor = (
+                self.loss(outputs, targets) if weights is None else self.loss(outputs, targets, weights)
+            )
             return result
 
         with random.stream(key):
@@ -102,7 +108,9 @@ class Trainer:
         gradients = {path: by_path[path] for path in self.parameters}
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
-            gradients, _ = optim.clip_by_global_norm(self.clip_norm).update(gradients, {}, dict(self.parameters))
+            gradients, _ = optim.clip_by_global_norm(self.clip_norm).update(
+                gradients, {}, dict(self.parameters)
+            )
         state = unflatten(self._state_structure, self._state)
         updates, new_state = self.optimizer.update(gradients, state, dict(self.parameters))
         for path, parameter in self.parameters.items():
@@ -116,7 +124,9 @@ class Trainer:
     def program(self, data: Any, rows: int | None = None) -> Program:
         """The traced step for batches of `rows` rows (default: the batch size), as a graph that can be printed."""
         leaves, structure = self.leaves(data)
-        return self._traced_step(self._batch(leaves, np.arange(min(rows or self.batch_size, len(leaves[0])))), structure)[0]
+        return self._traced_step(
+            self._batch(leaves, np.arange(min(rows or self.batch_size, len(leaves[0])))), structure
+        )[0]
 
     def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Executable]:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
@@ -145,7 +155,9 @@ class Trainer:
         on_step  called with (loss, gradient norm, rows) after every step; a true result stops the run
         """
         leaves, structure = self.leaves(data)
-        chosen = self._shuffled(len(leaves[0]), steps) if batches is None else iter(self._checked(batches, steps))
+        chosen = (
+            self._shuffled(len(leaves[0]), steps) if batches is None else iter(self._checked(batches, steps))
+        )
         last = float("nan")
         state: dict[Cell, Any] = {}
         try:
@@ -188,7 +200,9 @@ class Trainer:
         leaves, structure = flatten(tuple(data))
         dtype = next(iter(self.parameters.values())).dtype
         arrays = [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves]
-        arrays = [each.astype(dtype) if each.dtype.kind == "f" and each.dtype != dtype else each for each in arrays]
+        arrays = [
+            each.astype(dtype) if each.dtype.kind == "f" and each.dtype != dtype else each for each in arrays
+        ]
         lengths = {len(each) if each.ndim else 0 for each in arrays}
         if len(lengths) != 1:
             raise ShapeError(f"inputs and targets need the same number of rows, not {sorted(lengths)}")
@@ -259,11 +273,15 @@ class Trainer:
         cells = self.cells()
         if set(cells) != set(state):
             missing, extra = sorted(set(cells) - set(state)), sorted(set(state) - set(cells))
-            raise RunError(f"the saved state does not fit this trainer: missing {missing or 'none'}, unexpected {extra or 'none'}")
+            raise RunError(
+                f"the saved state does not fit this trainer: missing {missing or 'none'}, unexpected {extra or 'none'}"
+            )
         for name, cell in cells.items():
             given = as_array(state[name])
             if type_of(given) != cell.type:
-                raise RunError(f"the saved state does not fit this trainer: {name} is {type_of(given)}, not {cell.type}")
+                raise RunError(
+                    f"the saved state does not fit this trainer: {name} is {type_of(given)}, not {cell.type}"
+                )
         for name, cell in cells.items():
             cell.assign(state[name])
 
