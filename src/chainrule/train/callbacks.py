@@ -35,4 +35,4 @@ class Callback:
         return None
 
     def on_end(self, reason: str) -> None:
-        """Training ended, and why: "all epochs", "early stopping", "stopped by a callback" or "interrupted"."""
+        """Training ended: "all epochs", "early stopping", "stopped by a callback", "interrupted", ..."""

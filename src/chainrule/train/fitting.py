@@ -12,7 +12,7 @@ import numpy as np
 
 from chainrule import optim
 from chainrule import run as storage
-from chainrule.errors import DataError, RunError
+from chainrule.errors import DataError, RecipeError, RunError
 from chainrule.nn import Module
 from chainrule.recipe import Data, Loss, Network, Recipe, Split, Training
 from chainrule.run import RunFolder
@@ -68,7 +68,7 @@ def fit(
     >>> import numpy as np, chainrule as cr
     >>> X = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
     >>> y = X[:, :1] - 2 * X[:, 1:2]
-    >>> run = cr.fit(cr.nn.Sequential(cr.nn.Linear(3, 1)), (X, y), optimizer=cr.optim.Adam(lr=0.05), epochs=30)
+    >>> run = cr.fit(cr.nn.Linear(3, 1), (X, y), optimizer=cr.optim.Adam(lr=0.05), epochs=30)
     >>> run.metrics["r2"] > 0.99
     True
     """
@@ -88,7 +88,7 @@ def fit(
     )  # fmt: skip
     loop = Loop(
         trainer, train, epochs, validation=held_out, patience=early_stopping, restore_best=restore_best,
-        plateau=getattr(chosen, "plateau", None), callbacks=callbacks, folder=folder,
+        plateau=chosen.plateau_watch(), callbacks=callbacks, folder=folder,
         stamp={"recipe": recipe.hash(), "data": recipe.data.hash},
     )  # fmt: skip
     reason = table.run_loop(loop, folder)
@@ -121,7 +121,8 @@ def _pair(data: Any) -> tuple[Any, Any]:
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             row = int(np.argwhere(~np.isfinite(leaf))[0][0])
             raise DataError(
-                f"the data hold a value that is not finite, first in row {row}; impute or drop such rows before fit"
+                f"the data hold a value that is not finite, first in row {row}; impute or drop such "
+                "rows before fit"
             )
     return inputs, targets
 
@@ -167,7 +168,8 @@ def _split(
     held = round(rows * float(validation))
     if not 0 < held < rows:
         raise DataError(
-            f"validation={validation} of {rows} rows leaves {held} rows to validate and {rows - held} to train on"
+            f"validation={validation} of {rows} rows leaves {held} rows to validate and {rows - held} "
+            "to train on"
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(rows)
     train = unflatten(structure, [leaf[np.sort(order[held:])] for leaf in leaves])
@@ -202,9 +204,16 @@ def _recipe(
             loss or "python",
             class_weight=dict(class_weight) if isinstance(class_weight, Mapping) else class_weight or "none",
         ),
-        optimizer=optim.to_document(optimizer),
+        optimizer=_documented(optimizer),
         training=training,
     )
+
+
+def _documented(optimizer: optim.Optimizer) -> dict[str, Any]:
+    try:
+        return optim.to_document(optimizer)
+    except RecipeError:  # its schedule is a Python function: the recipe says so and can be read, not replayed
+        return {"name": "python", "repr": repr(optimizer)}
 
 
 def _hash(data: Any) -> str:
@@ -223,7 +232,8 @@ def _folder(
         saved = folder.recipe()
         if saved.hash() != recipe.hash():
             raise RunError(
-                f"{folder.path} was started with another recipe; give fit the same model, data and settings as then "
+                f"{folder.path} was started with another recipe; give fit the same model, data and "
+                "settings as then "
                 "(recipe.toml says which), or start a new run"
             )
         return folder

@@ -137,10 +137,13 @@ class Loop:
             self.folder.append_history(row)
         self.loss_sum, self.row_count = 0.0, 0
         self.epoch += 1
-        if self.patience is not None and self.epoch - 1 - self.best.epoch >= self.patience:
+        if not math.isfinite(row["loss"]):
+            self.reason = f"the loss is not finite ({row['loss']}) in epoch {self.epoch}"
+        elif self.patience is not None and self.epoch - 1 - self.best.epoch >= self.patience:
             self.reason = "early stopping"
         progress = self._progress(row["loss"], row.get("validation_loss"), row)
-        if any([each.on_epoch(progress) for each in self.callbacks]):
+        answers = [each.on_epoch(progress) for each in self.callbacks]  # everybody is told, whoever stops
+        if any(answers):
             self.reason = self.reason or "stopped by a callback"
 
     def _validate(self) -> dict[str, float]:
@@ -200,7 +203,8 @@ class Loop:
             each.on_end("interrupted")
         if self.folder is None:
             raise Interrupted(
-                f"stopped in epoch {self.epoch + 1} of {self.epochs}; nothing was saved, because no run folder was given"
+                f"stopped in epoch {self.epoch + 1} of {self.epochs}; nothing was saved, because no "
+                "run folder was given"
             )
         raise Interrupted(
             f"stopped in epoch {self.epoch + 1} of {self.epochs}; everything up to this step is saved. "
@@ -235,7 +239,8 @@ class Loop:
         for name, value in self.stamp.items():
             if saved.progress.get(name) != value:
                 raise RunError(
-                    f"{self.folder.path} cannot go on: its {name.replace('_', ' ')} was {saved.progress.get(name)!r} and is now "
+                    f"{self.folder.path} cannot go on: its {name.replace('_', ' ')} was "
+                    f"{saved.progress.get(name)!r} and is now "
                     f"{value!r}. Restore what changed, or start a new run"
                 )
         now = {name: value for name, value in saved.arrays.items() if not name.startswith("best.")}

@@ -51,7 +51,7 @@ class TableNetwork(nn.Module):
         return joined
 
     def settle(self, columns: Sequence[EmbeddedColumn]) -> None:
-        """Give codes that no training row had ("missing" or "unseen") the mean of the levels that were trained."""
+        """Give codes that no training row had the mean of the levels that had some."""
         for embedding, column in zip(self.embeddings, columns, strict=True):
             untrained = list(column.untrained)
             if untrained:
@@ -82,7 +82,8 @@ def _block(network: Network, width: int, hidden: int) -> list[nn.Module]:
     normalisations = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
     if network.normalisation not in normalisations:
         raise RecipeError(
-            f"[network]: there is no normalisation {network.normalisation!r}; there are {', '.join(normalisations)}"
+            f"[network]: there is no normalisation {network.normalisation!r}; there are "
+            f"{', '.join(normalisations)}"
         )
     block: list[nn.Module] = [nn.Linear(width, hidden)]
     normalisation: Any = normalisations[network.normalisation]
@@ -124,7 +125,8 @@ def _initialise(model: nn.Module, network: Network, seed: int) -> None:
             chosen = getattr(initialise, f"{name}_", None)
             if chosen is None:
                 raise RecipeError(
-                    f"[network]: there is no initialisation {name!r}; there are auto, pytorch, xavier_uniform, xavier_normal, "
+                    f"[network]: there is no initialisation {name!r}; there are auto, pytorch, "
+                    "xavier_uniform, xavier_normal, "
                     "kaiming_uniform, kaiming_normal, lecun_normal, orthogonal, ..."
                 )
             chosen(module.weight, key=key)

@@ -43,7 +43,7 @@ class Run:
     def predict(self, data: Any) -> Any:
         """Predictions for new rows.
 
-        For a run on arrays: the network's outputs. For a run on a table: a `chainrule.train.table.Predictions`
+        For arrays: the network's outputs. For a table: a `chainrule.train.table.Predictions`
         in the unit of the target, with class probabilities where there are classes.
         """
         return self._predictor(data)

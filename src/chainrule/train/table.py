@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from chainrule.data.table import Table
 from chainrule.data.target import TargetTransform, fit_target, target_from_document
 from chainrule.data.task import Task, resolve_task, task_from_document
 from chainrule.errors import DataError, RecipeError, RunError
+from chainrule.optim.documents import SCHEDULES
 from chainrule.program import Compiled
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
@@ -72,7 +73,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions in the unit of the target: `values`, and for classes their `probabilities` (rows, classes)."""
+    """Predictions in the unit of the target: `values`, and for classes their `probabilities`, (rows, classes)."""
 
     target: str
     values: Array
@@ -116,7 +117,8 @@ def fit_table(
     table = read_table(recipe.data.source if data is None else data)
     if recipe.data.hash and recipe.data.hash != table.data_hash:
         raise RunError(
-            f"{table.source} holds other data than the recipe was made for: its hash is {table.data_hash}, the recipe "
+            f"{table.source} holds other data than the recipe was made for: its hash is "
+            f"{table.data_hash}, the recipe "
             f"says {recipe.data.hash}. Restore the data, or remove hash from [data] to train on what is there"
         )
     recipe = recipe.with_(data={"hash": table.data_hash})
@@ -138,7 +140,8 @@ def resume(
     recipe = folder.recipe()
     if recipe.network.model:
         raise RunError(
-            f"run {folder.name} trains the Python model {recipe.network.model}: call cr.fit(model, data, ..., "
+            f"run {folder.name} trains the Python model {recipe.network.model}: call cr.fit(model, "
+            "data, ..., "
             f"resume={str(folder.path)!r}) with the same model and data"
         )
     if folder.has("result.json"):
@@ -146,7 +149,8 @@ def resume(
     table = read_table(recipe.data.source)
     if table.data_hash != recipe.data.hash:
         raise RunError(
-            f"run {folder.name} cannot go on: {recipe.data.source} has changed since it began (hash {table.data_hash}, then "
+            f"run {folder.name} cannot go on: {recipe.data.source} has changed since it began (hash "
+            f"{table.data_hash}, then "
             f"{recipe.data.hash}). Restore the data, or start a new run"
         )
     prepared = prepare(recipe, table)
@@ -209,7 +213,7 @@ def _train(
         validation=prepared.arrays("validation") if has_validation else None,
         patience=training.early_stopping if has_validation else None,
         restore_best=training.restore_best,
-        plateau=getattr(trainer.optimizer, "plateau", None),
+        plateau=trainer.optimizer.plateau_watch(),
         callbacks=callbacks,
         folder=folder,
         stamp={"recipe": recipe.hash(), "data": prepared.table.data_hash},
@@ -265,12 +269,10 @@ def with_total_steps(optimizer: Mapping[str, Any], steps: int) -> dict[str, Any]
     """The optimizer document, with the length of the training filled into a schedule that spans it."""
     document = dict(optimizer)
     schedule = document.get("schedule")
-    if (
-        isinstance(schedule, Mapping)
-        and "total_steps" not in schedule
-        and schedule.get("name") in optim.SPANNING
-    ):
-        document["schedule"] = {**schedule, "total_steps": steps}
+    if isinstance(schedule, Mapping) and "total_steps" not in schedule:
+        kind = SCHEDULES.get(str(schedule.get("name")))
+        if kind is not None and "total_steps" in {each.name for each in fields(kind)}:
+            document["schedule"] = {**schedule, "total_steps": steps}
     return document
 
 
@@ -365,7 +367,7 @@ def _predictor(model: TableNetwork, fitted: _Fitted) -> Callable[[Any], Predicti
 
 
 def _forward(model: TableNetwork, inputs: dict[str, Array], batch_size: int = 4096) -> Array:
-    run = Compiled(lambda batch: model(batch))
+    run = Compiled(model)
     rows = len(inputs["numeric"])
     parts = [
         run({name: value[start : start + batch_size] for name, value in inputs.items()}).numpy()

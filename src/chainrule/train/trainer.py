@@ -66,7 +66,8 @@ class Trainer:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         if not isinstance(optimizer, optim.Optimizer):
             raise TypeError(
-                "Trainer needs an optimizer without parameters, such as cr.optim.Adam(lr=1e-3): it takes the parameters "
+                "Trainer needs an optimizer without parameters, such as cr.optim.Adam(lr=1e-3): it "
+                "takes the parameters "
                 "from the model"
             )
         self.model = model
@@ -122,7 +123,7 @@ class Trainer:
         return {"loss": value, "gradient_norm": norm}
 
     def program(self, data: Any, rows: int | None = None) -> Program:
-        """The traced step for batches of `rows` rows (default: the batch size), as a graph that can be printed."""
+        """The traced step for batches of `rows` rows (default: the batch size); its graph can be printed."""
         leaves, structure = self.leaves(data)
         return self._traced_step(
             self._batch(leaves, np.arange(min(rows or self.batch_size, len(leaves[0])))), structure
@@ -274,7 +275,8 @@ class Trainer:
         if set(cells) != set(state):
             missing, extra = sorted(set(cells) - set(state)), sorted(set(state) - set(cells))
             raise RunError(
-                f"the saved state does not fit this trainer: missing {missing or 'none'}, unexpected {extra or 'none'}"
+                f"the saved state does not fit this trainer: missing {missing or 'none'}, unexpected "
+                f"{extra or 'none'}"
             )
         for name, cell in cells.items():
             given = as_array(state[name])
