@@ -1,12 +1,46 @@
 """Tables in, arrays a network can train on out, and the way back to the table's own units.
 
 `read_table` reads anything DuckDB reads; `infer_task` says what is to be predicted; `split_rows` cuts rows
-into training, validation and test; a `Preprocessor` fitted on the training rows turns columns into numbers.
-Importing this package imports NumPy alone: DuckDB and scikit-learn are loaded when first needed.
+into training, validation and test; a `Preprocessor` fitted on the training rows turns columns into numbers,
+and a `TargetTransform` the target; `prepare` does all of it. Importing this package imports NumPy alone:
+DuckDB and scikit-learn are loaded when first needed.
 """
 
 from chainrule.data.examples import example_path
+from chainrule.data.prepare import Part, Prepared, prepare
+from chainrule.data.preprocess import EmbeddedColumn, Features, Preprocessor
 from chainrule.data.reading import ames, read_table
+from chainrule.data.split import Split, split_rows
 from chainrule.data.table import LEARNABLE, Column, Kind, Table
+from chainrule.data.target import TargetTransform, fit_target, target_from_document
+from chainrule.data.task import Task, TaskKind, infer_task, target_rows, target_values
+from chainrule.data.treatments import Treatment
+from chainrule.data.windows import Windows
 
-__all__ = ["LEARNABLE", "Column", "Kind", "Table", "ames", "example_path", "read_table"]
+__all__ = [
+    "LEARNABLE",
+    "Column",
+    "EmbeddedColumn",
+    "Features",
+    "Kind",
+    "Part",
+    "Prepared",
+    "Preprocessor",
+    "Split",
+    "Table",
+    "TargetTransform",
+    "Task",
+    "TaskKind",
+    "Treatment",
+    "Windows",
+    "ames",
+    "example_path",
+    "fit_target",
+    "infer_task",
+    "prepare",
+    "read_table",
+    "split_rows",
+    "target_from_document",
+    "target_rows",
+    "target_values",
+]
