@@ -99,7 +99,7 @@ def fit(
         measured = metrics.measure(task, held_out[1], trainer.predict(held_out[0]))
         result["metrics"]["validation"] = measured
         headline = metrics.HEADLINE[task]
-        result["headline"] = {"metric": headline, "value": measured[headline], "on": "validation"}
+        result["headline"] = {"metric": headline, "value": measured.get(headline), "on": "validation"}
     if folder is not None:
         finish(folder, model, result)
         storage.record(folder, "finished", result)

@@ -75,9 +75,11 @@ def probabilities(outputs: Array) -> Array:
 
 
 def measure(task: str, targets: Array, outputs: Array) -> dict[str, float]:
-    """All metrics of `task` for the outputs of a network (logits, or values in the unit of the target)."""
+    """All metrics of `task` for the outputs of a network: logits, or values in the unit of the target."""
     if len(targets) == 0:
         raise DataError("there are no rows to measure on")
+    if not np.isfinite(outputs).all():
+        return {}  # a network that gives no numbers has no error; the reason for stopping says what happened
     if task == "regression":
         return regression(np.asarray(targets).reshape(-1), np.asarray(outputs).reshape(-1))
     return classification(np.asarray(targets).reshape(-1).astype(np.int64), probabilities(outputs))

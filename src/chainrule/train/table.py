@@ -11,12 +11,13 @@ import numpy as np
 
 from chainrule import optim
 from chainrule import run as storage
+from chainrule.data.prepare import Prepared as PreparedTable
+from chainrule.data.prepare import prepare as prepare_table
 from chainrule.data.preprocess import Features, Preprocessor
 from chainrule.data.reading import read_table
-from chainrule.data.split import split_rows
 from chainrule.data.table import Table
-from chainrule.data.target import TargetTransform, fit_target, target_from_document
-from chainrule.data.task import Task, resolve_task, task_from_document
+from chainrule.data.target import TargetTransform, target_from_document
+from chainrule.data.task import Task
 from chainrule.errors import DataError, RecipeError, RunError
 from chainrule.optim.documents import SCHEDULES
 from chainrule.program import Compiled
@@ -36,44 +37,53 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A table made ready for a network, and everything that was learned in doing so.
+    """A table made ready for a network, and the network.
 
-    parts     row numbers of the table by part: "train", "validation", "test"
-    features  what the network reads, by part
-    targets   the target in its own unit (regression) or as class numbers, by part
+    `parts`, `features` and `targets` are by part: "train", "validation", "test". Parts are row numbers of
+    `table`; targets are in their own unit (regression) or class numbers.
     """
 
-    table: Table
-    task: Task
-    preprocessor: Preprocessor
-    transform: TargetTransform | None
-    parts: dict[str, Array]
-    features: dict[str, Features]
-    targets: dict[str, Array]
+    made: PreparedTable
     model: TableNetwork
 
     @property
-    def outputs(self) -> int:
-        return len(self.task.classes) if self.task.kind == "multiclass" else 1
+    def table(self) -> Table:
+        return self.made.table
+
+    @property
+    def task(self) -> Task:
+        return self.made.task
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        return self.made.preprocessor
+
+    @property
+    def transform(self) -> TargetTransform | None:
+        return self.made.transform
+
+    @property
+    def parts(self) -> dict[str, Array]:
+        return {name: getattr(self.made, name).rows for name in PARTS}
+
+    @property
+    def features(self) -> dict[str, Features]:
+        return {name: getattr(self.made, name).features for name in PARTS}
+
+    @property
+    def targets(self) -> dict[str, Array]:
+        return {name: getattr(self.made, name).original for name in PARTS}
 
     def arrays(self, part: str) -> tuple[dict[str, Array], Array]:
         """What the trainer takes: inputs, and targets as the loss wants them."""
-        return network_inputs(self.features[part]), self._network_targets(self.targets[part])
-
-    def _network_targets(self, targets: Array) -> Array:
-        if self.task.kind == "multiclass":
-            return targets.astype(np.int64)
-        bent = targets if self.transform is None else self.transform.apply(targets)
-        return np.asarray(bent, np.float32)[:, None]
-
-    def in_own_unit(self, outputs: Array) -> Array:
-        """Network outputs as values in the unit of the target; logits stay logits."""
-        return outputs if self.transform is None else self.transform.invert(outputs)
+        chosen = getattr(self.made, part)
+        targets = chosen.target if self.task.kind == "multiclass" else chosen.target[:, None]
+        return network_inputs(chosen.features), targets
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions in the unit of the target: `values`, and for classes their `probabilities`, (rows, classes)."""
+    """Predictions in the unit of the target; classes have `probabilities`, of shape (rows, classes)."""
 
     target: str
     values: Array
@@ -162,36 +172,29 @@ def prepare(recipe: Recipe, table: Table) -> Prepared:
     """Split the rows, fit the preprocessing to the training rows alone, and build the network."""
     if not recipe.data.target:
         raise RecipeError("the recipe names no target: say which column to predict (--target COLUMN)")
-    task = resolve_task(table, recipe.data.target, recipe.data.task)
-    rows, targets = task.rows(table)
-    parts = split_rows(
-        rows,
-        task.strata(table, rows),
+    dropped = [table[name].name for name in recipe.data.drop]  # suggests the nearest name, where one is wrong
+    made = prepare_table(
+        table.without(*dropped),
+        recipe.data.target,
+        task=_task_kind(recipe.data.task),
+        seed=recipe.split.seed,
         test=recipe.split.test,
         validation=recipe.split.validation,
-        seed=recipe.split.seed,
+        ordinals=recipe.preprocessing.get("ordinals"),
+        bend=recipe.preprocessing.get("target"),
     )
-    usable = table.without(recipe.data.target, *_known(table, recipe.data.drop))
-    ordinals = recipe.preprocessing.get("ordinals")
-    preprocessor = Preprocessor.fit(usable.take(parts["train"]), ordinals=ordinals)
-    place = {int(row): k for k, row in enumerate(rows)}
-    own = {part: targets[[place[int(row)] for row in chosen]] for part, chosen in parts.items()}
-    transform = None
-    if task.kind == "regression":
-        transform = fit_target(own["train"], recipe.preprocessing.get("target"))
-    features = {part: preprocessor.transform(usable.take(chosen)) for part, chosen in parts.items()}
-    model = _network(recipe, preprocessor, task)
-    return Prepared(table, task, preprocessor, transform, parts, features, own, model)
+    return Prepared(made, _network(recipe, made.preprocessor, made.task))
 
 
-def _known(table: Table, names: Sequence[str]) -> list[str]:
-    return [table[name].name for name in names]  # an error that suggests the nearest name, where one is wrong
+def _task_kind(name: str) -> Any:
+    if name not in ("auto", *metrics.HEADLINE):
+        raise RecipeError(f"there is no task {name!r}; there are auto, {', '.join(metrics.HEADLINE)}")
+    return None if name == "auto" else name
 
 
 def _network(recipe: Recipe, preprocessor: Preprocessor, task: Task) -> TableNetwork:
-    outputs = len(task.classes) if task.kind == "multiclass" else 1
     embedded = [(each.cardinality, each.width) for each in preprocessor.embedded]
-    return build(recipe.network, len(preprocessor.names), embedded, outputs, recipe.training.seed)
+    return build(recipe.network, len(preprocessor.names), embedded, task.outputs, recipe.training.seed)
 
 
 def _train(
@@ -216,7 +219,7 @@ def _train(
         plateau=trainer.optimizer.plateau_watch(),
         callbacks=callbacks,
         folder=folder,
-        stamp={"recipe": recipe.hash(), "data": prepared.table.data_hash},
+        stamp={"recipe": recipe.hash(), "data": recipe.data.hash},
     )
     reason = run_loop(loop, folder)
     prepared.model.eval()
@@ -280,8 +283,9 @@ def _result(prepared: Prepared, trainer: Trainer, loop: Loop, reason: str) -> di
     measured: dict[str, dict[str, float]] = {}
     for part in ("validation", "test"):
         if len(prepared.parts[part]):
-            outputs = prepared.in_own_unit(trainer.predict(prepared.arrays(part)[0]))
-            measured[part] = metrics.measure(prepared.task.kind, prepared.targets[part], outputs)
+            outputs = trainer.predict(prepared.arrays(part)[0])
+            own = outputs if prepared.transform is None else prepared.transform.invert(outputs)
+            measured[part] = metrics.measure(prepared.task.kind, prepared.targets[part], own)
     on = "test" if "test" in measured else "validation"
     headline = metrics.HEADLINE[prepared.task.kind]
     return {
@@ -292,7 +296,7 @@ def _result(prepared: Prepared, trainer: Trainer, loop: Loop, reason: str) -> di
         "best_epoch": loop.best.epoch + 1,
         "rows": {part: len(prepared.parts[part]) for part in PARTS},
         "metrics": measured,
-        "headline": {"metric": headline, "value": measured[on][headline], "on": on} if measured else {},
+        "headline": {"metric": headline, "value": measured[on].get(headline), "on": on} if measured else {},
     }
 
 
@@ -314,7 +318,7 @@ class _Fitted:
         try:
             transform = document["target"]
             return cls(
-                task_from_document(document["task"]),
+                Task.from_document(document["task"]),
                 Preprocessor.from_document(document["columns"]),
                 None if transform is None else target_from_document(transform),
             )
