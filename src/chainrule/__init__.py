@@ -22,7 +22,7 @@ _HOMES = {
     "stop_gradient": "transform",
     "checkpoint": "control",
     "custom_vjp": "control",
-    "scan": "control",
+    "scan": "loops",
     "compile": "program",
     "zeros": "creation",
     "ones": "creation",
@@ -36,7 +36,7 @@ _HOMES = {
     "Trainer": "train",
     "fit": "train",
     "Recipe": "recipe",
-    "Run": "run",
+    "Run": "train",
 }
 _MODULES = (
     "nn",
@@ -75,9 +75,10 @@ def _find(name: str) -> Any:
         return import_module(f"chainrule.{name}")
     if name in _CONSTANTS:
         return getattr(import_module("numpy"), name)
-    functions = import_module("chainrule.functions").FUNCTIONS
-    if name in functions:
-        return functions[name]
+    if name in import_module("chainrule.primitives").REGISTRY:
+        functions = import_module("chainrule.functions").FUNCTIONS
+        if name in functions:
+            return functions[name]
     raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
 
 

@@ -26,7 +26,7 @@ def full(shape: Shape, fill_value: bool | int | float, dtype: Any = None) -> Ten
     return asarray(np.full(shape, fill_value, dtype or asarray(fill_value).dtype))
 
 
-def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Tensor:
     """Evenly spaced numbers from start up to (not including) stop.
 
     >>> import chainrule as cr
@@ -35,7 +35,8 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     """
     first, last = (0, start) if stop is None else (start, stop)
     floating = any(isinstance(each, float) for each in (first, last, step))
-    return asarray(np.arange(first, last, step, dtype or (np.float32 if floating else np.int64)))
+    wanted = np.dtype(dtype or (np.float32 if floating else np.int64))
+    return asarray(np.arange(first, last, step, dtype=wanted))
 
 
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32) -> Tensor:

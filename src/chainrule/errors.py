@@ -9,9 +9,15 @@ place (file, column, row, layer, the user's own line) and the cure.
 class ChainruleError(Exception):
     """The base of every error chainrule raises on purpose."""
 
+    is_located = False  # the message already names the operation and the user's line
+
 
 class ShapeError(ChainruleError, ValueError):
     """Operands whose shapes do not fit the operation."""
+
+
+class BoundsError(ChainruleError, IndexError):
+    """An index beyond the end of an axis."""
 
 
 class DTypeError(ChainruleError, TypeError):
@@ -28,6 +34,10 @@ class TraceError(ChainruleError, RuntimeError):
 
 class GraphError(ChainruleError, ValueError):
     """A graph breaks its own grammar."""
+
+
+class LawError(ChainruleError, AssertionError):
+    """A record of a primitive breaks one of the laws in `chainrule.laws`."""
 
 
 class DataError(ChainruleError, ValueError):

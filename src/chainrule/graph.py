@@ -16,10 +16,10 @@ from weakref import ReferenceType
 
 import numpy as np
 
-from chainrule.errors import GraphError
+from chainrule.errors import BoundsError, GraphError
 from chainrule.origin import Origin
 from chainrule.primitive import Primitive
-from chainrule.types import Type
+from chainrule.types import Shape, Type
 
 Array = np.ndarray[Any, Any]
 
@@ -30,8 +30,11 @@ PLAIN = 2  # came out of a finished cr.grad(...): a value, as in JAX; what is co
 ACTIVE = 3  # an argument of a running transform
 OWNED = 4  # a Parameter, or computed from one
 ABSTRACT = 5  # traced: has no value yet
+KEEPS_HISTORY = frozenset((TRACKED, ACTIVE, OWNED))
 
+ITEM = "item"  # the primitive that takes one output of a node with several
 _serial = count()
+_SHOWN = 4  # elements of a constant that are printed
 
 
 class Node:
@@ -52,7 +55,6 @@ class Node:
         operands: tuple[Node, ...],
         attributes: dict[str, Any],
         type_: Any,
-        *,
         value: Any = None,
         origins: tuple[Origin, ...] = (),
         status: int = CONSTANT,
@@ -62,7 +64,7 @@ class Node:
         self.primitive = primitive
         self.operands = operands
         self.attributes = attributes
-        self.type = type_
+        self.type: Any = type_  # a Type; a tuple of them for a node with several outputs
         self.value = value
         self.origins = origins
         self.status = status
@@ -81,12 +83,14 @@ class Node:
         return "input" if self.value is None else "constant"
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.type.shape  # type: ignore[no-any-return]
+    def shape(self) -> Shape:
+        shape: Shape = self.type.shape
+        return shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.type.dtype  # type: ignore[no-any-return]
+        dtype: np.dtype[Any] = self.type.dtype
+        return dtype
 
     @property
     def ndim(self) -> int:
@@ -94,7 +98,9 @@ class Node:
 
     @property
     def size(self) -> int:
-        return self.type.size  # type: ignore[no-any-return]
+        """Number of elements."""
+        size: int = self.type.size
+        return size
 
     @property
     def types(self) -> tuple[Type, ...]:
@@ -116,7 +122,8 @@ class Node:
 
 
 def constant(value: Array, label: str = "") -> Node:
-    """A leaf that holds `value`, through which no derivative flows."""
+    """A leaf that takes `value` over (it becomes read-only), through which no derivative flows."""
+    value.flags.writeable = False
     return Node(None, (), {}, Type(value.shape, value.dtype), value=value, label=label)
 
 
@@ -147,20 +154,29 @@ class Graph:
         given = set(self.inputs)
         return self.inputs + tuple(n for n in reachable(self.outputs, self.inputs) if n not in given)
 
+    @cached_property
+    def _steps(self) -> tuple[tuple[Node, tuple[Node, ...]], ...]:
+        """Every node to compute, with the nodes whose value nobody needs after it."""
+        last_use: dict[Node, Node] = {}
+        for node in self.nodes:
+            for each in (node, *node.operands):
+                last_use[each] = node
+        dead: dict[Node, list[Node]] = {node: [] for node in self.nodes}
+        given, asked = set(self.inputs), set(self.outputs)
+        for node, user in last_use.items():
+            if node not in asked:
+                dead[user].append(node)
+        return tuple((node, tuple(dead[node])) for node in self.nodes if node not in given)
+
     def evaluate(self, xp: Any, *values: Any) -> tuple[Any, ...]:
         """The meaning of the whole graph in the array namespace `xp`, one node after the other."""
         if len(values) != len(self.inputs):
             raise GraphError(f"the graph has {len(self.inputs)} inputs but was given {len(values)} values")
         known: dict[Node, Any] = dict(zip(self.inputs, values, strict=True))
-        for node in self.nodes:
-            if node not in known:
-                known[node] = (
-                    node.value
-                    if node.primitive is None
-                    else node.primitive.meaning(
-                        xp, *(known[each] for each in node.operands), **node.attributes
-                    )
-                )
+        for node, dead in self._steps:
+            known[node] = node.value if node.primitive is None else _computed(xp, node, known)
+            for each in dead:
+                del known[each]
         return tuple(known[node] for node in self.outputs)
 
     def __str__(self) -> str:
@@ -168,6 +184,20 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+
+def _computed(xp: Any, node: Node, known: dict[Node, Any]) -> Any:
+    assert node.primitive is not None
+    try:
+        return node.primitive.meaning(xp, *(known[each] for each in node.operands), **node.attributes)
+    except IndexError as error:
+        raise BoundsError(f"{describe(node)}: {error}") from None
+
+
+def describe(node: Node) -> str:
+    """What a node is and where it comes from, for an error message: ``gather in emb, train.py:12``."""
+    reasons = [str(origin) for origin in node.origins[:1]]
+    return ", ".join([f"{node.name} {format_type(node.type)}", *reasons])
 
 
 def format_type(type_: Any) -> str:
@@ -178,6 +208,7 @@ def format_type(type_: Any) -> str:
 
 
 def format_attribute(value: Any) -> str:
+    """An attribute of a node as text; a sub-graph is printed below its node."""
     if isinstance(value, Graph):
         return f"graph of {len(value)} nodes"
     if isinstance(value, np.dtype):
@@ -200,10 +231,18 @@ def format_graph(graph: Graph, indent: str = "") -> Iterator[str]:
     yield f"{indent}}}"
 
 
+def format_value(value: Array | None) -> str:
+    """A constant as text: small ones in full, one repeated number as that number, anything else as ``…``."""
+    if value is not None and 0 < value.size <= _SHOWN:
+        return str(value.tolist())
+    if value is not None and value.size and not any(value.strides):
+        return f"{value.flat[0].item()!r}, everywhere"
+    return "…"
+
+
 def _format_node(node: Node, names: dict[Node, str], indent: str) -> Iterator[str]:
     if node.primitive is None:
-        shown = repr(node.value.item()) if node.value is not None and node.value.size == 1 else "…"
-        text = f"constant({shown})"
+        text = f"constant({format_value(node.value)})"
     else:
         arguments = [names[each] for each in node.operands]
         arguments += [f"{key}={format_attribute(value)}" for key, value in node.attributes.items()]
@@ -246,6 +285,6 @@ def substitute(graph: Graph, replaced: dict[Node, Node]) -> Graph:
 def rebuilt(node: Node, operands: Sequence[Node]) -> Node:
     """A copy of `node` with other operands, the same reasons, and no value."""
     return Node(
-        node.primitive, tuple(operands), node.attributes, node.type,
-        origins=node.origins, status=ABSTRACT, trace=node.trace, label=node.label,
+        node.primitive, tuple(operands), node.attributes, node.type, None,
+        node.origins, ABSTRACT, node.trace, node.label,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """`ops`: the vocabulary in which pullbacks, layers and optimizers are written.
 
-``ops.mul(g, ops.cos(x))`` computes when the operands have values and builds a node when they do not: one
-rule, two readings. Everything that makes a node goes through `apply`.
+``ops.multiply(g, ops.cos(x))`` computes when the operands have values and builds a node when they do not:
+one rule, two readings. Everything that makes a node goes through `apply`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,33 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import ChainruleError, DTypeError, TraceError
-from chainrule.graph import ABSTRACT, CONSTANT, OWNED, PLAIN, TRACKED, Node, constant
-from chainrule.origin import Origin, current_origin, layer_path, user_line
+from chainrule.errors import BoundsError, ChainruleError, DTypeError, ShapeError, TraceError
+from chainrule.graph import ABSTRACT, CONSTANT, KEEPS_HISTORY, PLAIN, Array, Node, constant
+from chainrule.origin import at_user_line, current_origin, layer_origins
 from chainrule.primitive import Composite, Primitive
 from chainrule.primitives import REGISTRY
-from chainrule.types import Type, default_dtype, promote_dtypes
+from chainrule.types import FLOAT32, Type, default_dtype, promote_dtypes
 
 _recording: ContextVar[bool] = ContextVar("chainrule_recording", default=True)
+Weak = bool | int | float  # Python scalars take the dtype of the arrays they meet
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
+def recording(on: bool) -> Iterator[None]:
+    """Keep history inside the block, or do not."""
+    token = _recording.set(on)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def is_recording() -> bool:
+    """Whether history is kept now."""
+    return _recording.get()
+
+
+def no_grad() -> Any:
     """Compute inside the block without keeping history: for evaluation and hand-written updates.
 
     >>> import chainrule as cr
@@ -34,28 +49,39 @@ def no_grad() -> Iterator[None]:
     >>> y.item()
     9.0
     """
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+    return recording(False)
 
 
-def as_array(value: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
+def as_array(value: Any, dtype: Any = None) -> Array:
     """`value` as a private read-only array; Python floats become float32."""
     if isinstance(value, complex | str | bytes) or value is None:
-        raise DTypeError(f"{value!r} is not a number that a Tensor can hold")
+        raise DTypeError(f"{value!r} is not a number that a Tensor can hold{at_user_line()}")
+    if hasattr(value, "named_parameters"):
+        raise DTypeError(
+            f"{type(value).__name__} is a Module, where an array is needed{at_user_line()}: call it, as in "
+            "model(x), or pass one of its parameters"
+        )
     if dtype is None and not hasattr(value, "dtype") and not hasattr(value, "__array__"):
-        dtype = default_dtype(value)
+        dtype = _default_dtype(value)
     array = np.array(value, dtype=dtype)
     if array.dtype.kind not in "fiub" or array.dtype == np.float16 or array.dtype.itemsize > 8:
+        what = type(value).__name__ if array.dtype == object else f"dtype {array.dtype}"
         raise DTypeError(
-            f"dtype {array.dtype} is not supported: use float32, float64, an integer dtype or bool"
+            f"{what} is not supported{at_user_line()}: use float32, float64, an integer dtype or bool"
         )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     array.flags.writeable = False
     return array
+
+
+def _default_dtype(value: Any) -> np.dtype[Any] | None:
+    if isinstance(value, float):
+        return FLOAT32
+    try:
+        return default_dtype(value)
+    except ValueError as error:  # rows of different lengths
+        raise ShapeError(f"these nested lists are not an array{at_user_line()}: {error}") from None
 
 
 def as_node(value: Any) -> Node:
@@ -69,9 +95,6 @@ def as_node(value: Any) -> Node:
 class Ops:
     """Every primitive and composite as a method: ``ops.add(a, b)``, ``ops.sum(x, axis=0)``."""
 
-    def __init__(self) -> None:
-        self._surfaces: dict[str, Callable[..., Node]] = {}
-
     def __getattr__(self, name: str) -> Callable[..., Node]:
         record = REGISTRY.get(name)
         if record is None:
@@ -82,18 +105,19 @@ class Ops:
 
     def surface(self, record: Primitive | Composite) -> Callable[..., Node]:
         """What users of `record` call: its own surface, or its operands followed by its attributes."""
-        if record.surface is None:
+        written, name = record.surface, record.name
+        if written is None:
             assert isinstance(record, Primitive)
             primitive = record
 
-            def plain(*operands: Any, **attributes: Any) -> Node:
+            def written(self: Ops, *operands: Any, **attributes: Any) -> Node:
                 return self.apply(primitive, [as_node(each) for each in operands], **attributes)
 
-            return plain
-        written = record.surface
-
         def call(*arguments: Any, **keywords: Any) -> Node:
-            result: Node = written(self, *arguments, **keywords)
+            try:
+                result: Node = written(self, *arguments, **keywords)
+            except ChainruleError as error:
+                raise located(error, name) from None
             return result
 
         return call
@@ -107,6 +131,7 @@ class Ops:
         return constant(np.asarray(value, dtype=dtype))
 
     def zeros(self, type_: Type) -> Node:
+        """Zeros of a type."""
         return self.full(type_, 0)
 
     def full(self, type_: Type, value: Any) -> Node:
@@ -115,21 +140,25 @@ class Ops:
         return scalar if type_.shape == () else self.broadcast_to(scalar, type_.shape)
 
     def promote(self, name: str, operands: Sequence[Any], kind: str = "number") -> list[Node]:
-        """Bring operands to one dtype: arrays by NumPy's rules, Python scalars weakly."""
-        scalars = [each for each in operands if isinstance(each, bool | int | float)]
-        if len(scalars) == len(operands):
-            nodes = [as_node(each) for each in operands]
-            scalars = []
-        else:
-            nodes = [each if isinstance(each, bool | int | float) else as_node(each) for each in operands]  # type: ignore[misc]
-        try:
-            dtype = promote_dtypes([each.dtype for each in nodes if isinstance(each, Node)], scalars)
-            dtype = _fit_kind(name, dtype, kind)
-        except DTypeError as error:
-            raise DTypeError(f"{name}: {error}{_at_user_line()}") from None
-        return [self._to(each, dtype) for each in nodes]
+        """Bring operands to one dtype: arrays by NumPy's rules, Python scalars weakly.
 
-    def _to(self, value: Any, dtype: np.dtype[Any]) -> Node:
+        `kind` says what the operation takes: "number" (anything; booleans are 0 and 1), "counted" (booleans become
+        int8), "signed" (no booleans), "float" (all else becomes float64), "integer", "shift" (integers; booleans
+        become int8) or "bool" (all else is compared with 0).
+        """
+        given = [each if isinstance(each, Weak) else as_node(each) for each in operands]
+        nodes = [each for each in given if isinstance(each, Node)]
+        scalars: list[Weak] = [each for each in given if not isinstance(each, Node)]
+        if not nodes:
+            nodes = [as_node(each) for each in scalars]
+            given, scalars = [*nodes], []
+        try:
+            dtype = _fit_kind(promote_dtypes([each.dtype for each in nodes], scalars), kind)
+        except DTypeError as error:
+            raise located(error, name) from None
+        return [self._to(each, dtype) for each in given]
+
+    def _to(self, value: Node | Weak, dtype: np.dtype[Any]) -> Node:
         if not isinstance(value, Node):
             return constant(np.asarray(value, dtype=dtype))
         return value if value.dtype == dtype else self.astype(value, dtype)
@@ -138,49 +167,61 @@ class Ops:
         """The only place where nodes are made: compute if every operand has a value, else build."""
         nodes = tuple(operands)
         try:
-            type_ = primitive.infer(*(each.type for each in nodes), **attributes)
+            type_ = primitive.infer(*[each.type for each in nodes], **attributes)
         except ChainruleError as error:
-            raise type(error)(_complaint(primitive, nodes, error)) from None
-        status = max((each.status for each in nodes), default=CONSTANT)
+            raise located(error, _call(primitive, nodes)) from None
+        status = CONSTANT
+        for each in nodes:
+            if each.status > status:
+                status = each.status
         if status == ABSTRACT:
             return self._build(primitive, nodes, attributes, type_)
-        value = _frozen(primitive.meaning(np, *(each.value for each in nodes), **attributes))
-        if status in (TRACKED, OWNED, 3) and _recording.get():
-            return Node(
-                primitive, nodes, attributes, type_, value=value, origins=(current_origin(),), status=status
-            )
-        status = PLAIN if status == PLAIN else CONSTANT
-        origins = (Origin("forward", layer_path()),)
-        return Node(None, (), {}, type_, value=value, status=status, origins=origins)
+        try:
+            value = primitive.meaning(np, *[each.value for each in nodes], **attributes)
+        except IndexError as error:
+            raise located(BoundsError(str(error)), _call(primitive, nodes)) from None
+        differentiable = not isinstance(type_, Type) or type_.dtype.kind == "f"
+        if status in KEEPS_HISTORY and differentiable and _recording.get():
+            origins = (current_origin(),)
+            return Node(primitive, nodes, attributes, type_, _frozen(value), origins, status)
+        status = PLAIN if status == PLAIN and differentiable else CONSTANT
+        return Node(None, (), {}, type_, _frozen(value), layer_origins(), status)
 
     def _build(
         self, primitive: Primitive, nodes: tuple[Node, ...], attributes: dict[str, Any], type_: Any
     ) -> Node:
+        """A node without a value, in the innermost of the traces its operands belong to."""
         trace = None
         for each in nodes:
-            if (
-                each.status == ABSTRACT
-                and each.trace is not None
-                and (trace is None or each.trace.level > trace.level)
-            ):
-                trace = each.trace
-        if trace is not None:
-            trace.check_open(primitive)
-        return Node(
-            primitive, nodes, attributes, type_, origins=(current_origin(),), status=ABSTRACT, trace=trace
-        )
+            if each.trace is not None:
+                each.trace.check_open(primitive.name)
+                if trace is None or each.trace.level > trace.level:
+                    trace = each.trace
+        if not _recording.get() and primitive is not _STOP:
+            # Eagerly, a value computed under no_grad is a constant; so it has to be in a graph.
+            nodes = tuple(self.stop_gradient(each) if _flows(each) else each for each in nodes)
+        return Node(primitive, nodes, attributes, type_, None, (current_origin(),), ABSTRACT, trace)
 
 
-def _fit_kind(name: str, dtype: np.dtype[Any], kind: str) -> np.dtype[Any]:
+_STOP = REGISTRY["stop_gradient"]
+
+
+def _flows(node: Node) -> bool:
+    return node.status == ABSTRACT and node.primitive is not _STOP and node.floating
+
+
+def _fit_kind(dtype: np.dtype[Any], kind: str) -> np.dtype[Any]:
+    """The dtype in which an operation of this kind computes; the rules are NumPy's, float16 left out."""
+    boolean = dtype.kind == "b"
     if kind == "float" and dtype.kind != "f":
         return np.dtype(np.float64)
-    if kind == "number" and dtype.kind == "b":
-        return np.dtype(np.int64) if name in ("negative", "subtract") else dtype
-    if kind == "integer" and dtype.kind not in "iub":
+    if kind == "signed" and boolean:
+        raise DTypeError("booleans have no sign. Use logical_not or logical_xor, or .astype('int64') first")
+    if kind in ("integer", "shift") and dtype.kind == "f":
         raise DTypeError(f"takes integers, not {dtype}")
-    if kind == "bool" and dtype.kind != "b":
-        return np.dtype(bool)
-    return dtype
+    if kind in ("counted", "shift") and boolean:
+        return np.dtype(np.int8)
+    return np.dtype(bool) if kind == "bool" else dtype
 
 
 def _frozen(value: Any) -> Any:
@@ -192,26 +233,32 @@ def _frozen(value: Any) -> Any:
     return array
 
 
-def _complaint(primitive: Primitive, nodes: Sequence[Node], error: Exception) -> str:
+def _call(primitive: Primitive, nodes: Sequence[Node]) -> str:
+    """``matmul of float32[2,3] and float32[4]``, to begin an error message with."""
     listed = " and ".join(str(each.type) for each in nodes[:4])
     more = f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
-    layer = layer_path()
-    where = f" in layer {layer}" if layer else ""
-    return f"{primitive.name} of {listed}{more}{where}: {error}{_at_user_line()}"
+    return f"{primitive.name} of {listed}{more}" if nodes else primitive.name
 
 
-def _at_user_line() -> str:
-    file, line = user_line()
-    return f" (at {file}:{line})" if file else ""
+def located(error: ChainruleError, what: str) -> ChainruleError:
+    """`error` with what failed in front and the user's line and layer behind; once, however deep the call."""
+    if getattr(error, "is_located", False):
+        return error
+    text, place = str(error), at_user_line()
+    head = "" if text.startswith(what.split(maxsplit=1)[0]) else f"{what}: "
+    found = type(error)(f"{head}{text}{'' if place in text else place}")
+    found.is_located = True
+    return found
 
 
 def escaped(what: str) -> TraceError:
     """The error for a traced value that is used where only a value will do."""
     return TraceError(
         f"{what}: this Tensor has no value, because it belongs to a function that is being traced "
-        f"(cr.compile, a Trainer's step, or the body of scan or checkpoint){_at_user_line()}. "
+        f"(cr.compile, a Trainer's step, or the body of scan or checkpoint){at_user_line()}. "
         "Inside traced functions use cr.where for decisions and cr.scan for loops that depend on values"
     )
 
 
 ops = Ops()
+_at_user_line = at_user_line  # its name until everybody imports it from origin

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import CodeType
+from contextvars import ContextVar, Token
+from types import FrameType
 from typing import Any, NamedTuple
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_MACHINERY = (f"{os.sep}contextlib.py", f"{os.sep}functools.py")
 
 
 class Origin(NamedTuple):
@@ -45,13 +44,12 @@ class Origin(NamedTuple):
         return " ".join(part for part in (what, self.layer and f"in {self.layer}", self.where()) if part)
 
 
-_scopes: ContextVar[tuple[str, ...]] = ContextVar("chainrule_scopes", default=())
+_path: ContextVar[str] = ContextVar("chainrule_layer_path", default="")
 _reason: ContextVar[Origin | None] = ContextVar("chainrule_reason", default=None)
-_inside: dict[CodeType, bool] = {}
+_inside: dict[str, bool] = {}  # file name → is it the package's own (or Python's machinery)?
 
 
-@contextmanager
-def scope(name: str) -> Iterator[None]:
+class scope:  # noqa: N801 - used as a statement: `with cr.scope("encoder"):`
     """Put `name` on the layer path of every operation made inside the block.
 
     >>> import chainrule as cr
@@ -60,26 +58,40 @@ def scope(name: str) -> Iterator[None]:
     >>> y.layer
     'encoder'
     """
-    token = _scopes.set((*_scopes.get(), name))
-    try:
-        yield
-    finally:
-        _scopes.reset(token)
+
+    __slots__ = ("_tokens", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._tokens: list[Token[str]] = []
+
+    def __enter__(self) -> None:
+        outer = _path.get()
+        self._tokens.append(_path.set(f"{outer}.{self.name}" if outer else self.name))
+
+    def __exit__(self, *_: object) -> None:
+        _path.reset(self._tokens.pop())
 
 
-@contextmanager
-def because(reason: Origin) -> Iterator[None]:
+class because:  # noqa: N801 - used as a statement, like `scope`
     """Give every node made inside the block `reason` as its origin."""
-    token = _reason.set(reason)
-    try:
-        yield
-    finally:
-        _reason.reset(token)
+
+    __slots__ = ("_tokens", "reason")
+
+    def __init__(self, reason: Origin) -> None:
+        self.reason = reason
+        self._tokens: list[Token[Origin | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_reason.set(self.reason))
+
+    def __exit__(self, *_: object) -> None:
+        _reason.reset(self._tokens.pop())
 
 
 def layer_path() -> str:
     """The dotted path of the scopes that are open now."""
-    return ".".join(_scopes.get())
+    return _path.get()
 
 
 def current_origin() -> Origin:
@@ -88,21 +100,33 @@ def current_origin() -> Origin:
     if reason is not None:
         return reason
     file, line = user_line()
-    return Origin("forward", layer_path(), file, line)
+    return Origin("forward", _path.get(), file, line)
+
+
+def layer_origins() -> tuple[Origin, ...]:
+    """The origins of a value that keeps no history: the layer, if any; finding the line would cost too much."""
+    layer = _path.get()
+    return (Origin("forward", layer),) if layer else ()
 
 
 def user_line() -> tuple[str, int]:
     """File and line of the innermost frame outside this package."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        inside = _inside.get(code)
+        name = frame.f_code.co_filename
+        inside = _inside.get(name)
         if inside is None:
-            name = code.co_filename
-            inside = _inside[code] = name.startswith((_PACKAGE, "<frozen")) or name.endswith("contextlib.py")
+            machinery = name.startswith("<frozen") or name.endswith(_MACHINERY)
+            inside = _inside[name] = machinery or name.startswith(_PACKAGE)
         if not inside:
-            return code.co_filename, frame.f_lineno
-        if frame.f_back is None:
-            break
+            return name, frame.f_lineno
         frame = frame.f_back
     return "", 0
+
+
+def at_user_line() -> str:
+    """`` (at file.py:12, in layer encoder)``, the place an error message names; "" where there is none."""
+    file, line = user_line()
+    layer = _path.get()
+    parts = ([f"at {file}:{line}"] if file else []) + ([f"in layer {layer}"] if layer else [])
+    return f" ({', '.join(parts)})" if parts else ""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import update_wrapper
-from threading import Lock
+from threading import RLock
 from typing import Any
 
-import numpy as np
-
+from chainrule.active import is_transforming
 from chainrule.backends import numpy as reference
-from chainrule.graph import ABSTRACT, PLAIN, constant
-from chainrule.ops import as_node
+from chainrule.control import Arguments
+from chainrule.errors import ChainruleError
+from chainrule.graph import CONSTANT, PLAIN, Node
+from chainrule.origin import at_user_line
 from chainrule.tensor import Tensor
-from chainrule.trace import Program, trace_program
-from chainrule.tree import flatten, tree_map, unflatten
+from chainrule.trace import Program, inside_trace, own, trace_program
+from chainrule.tree import tree_map
+from chainrule.types import Type
 
 BACKENDS: dict[str, Callable[..., reference.Executable]] = {"numpy": reference.compile_graph}
 _KEPT = 64
@@ -28,6 +30,7 @@ class Compiled:
 
     Arrays in the arguments are inputs of the graph; Python numbers, strings and modules are part of the
     specialisation. Parameters and buffers that the function reads or assigns become inputs and outputs.
+    Inside another function that is traced or differentiated it is simply a part of that function.
     """
 
     def __init__(self, function: Callable[..., Any], backend: str = "numpy") -> None:
@@ -35,55 +38,76 @@ class Compiled:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         self.function = function
         self.backend = backend
-        self._specialisations: OrderedDict[Any, tuple[Program, reference.Executable]] = OrderedDict()
-        self._lock = Lock()
+        self._specialisations: OrderedDict[Hashable, tuple[Program, reference.Executable]] = OrderedDict()
+        self._count = 0
+        self._lock = RLock()
         update_wrapper(self, function)
 
-    def __call__(self, *arguments: Any) -> Any:
-        leaves, structure = flatten(arguments)
-        dynamic = [isinstance(leaf, Tensor | np.ndarray | np.generic) for leaf in leaves]
-        nodes = [as_node(leaf) for leaf, moves in zip(leaves, dynamic, strict=True) if moves]
-        if any(node.status == ABSTRACT for node in nodes):
-            return self.function(*arguments)  # already inside a trace: be part of it
-        static = tuple(leaf if not moves else None for leaf, moves in zip(leaves, dynamic, strict=True))
-        key = (structure, static, tuple(map(type, static)), tuple(node.type for node in nodes))
-        program, run = self._specialised(key, leaves, dynamic, structure, [node.type for node in nodes])
-        results = program.results(run(program.arrays([node.value for node in nodes])))
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if inside_trace() or is_transforming():
+            return self.function(*arguments, **options)
+        given = Arguments(arguments, options)
+        program, run = self._specialised(given)
+        results = program.results(run(program.arrays([node.value for node in given.nodes])))
         return tree_map(_plain, results)
 
-    def _specialised(self, key: Any, leaves: Any, dynamic: Any, structure: Any, types: Any) -> Any:
+    def _specialised(self, given: Arguments) -> tuple[Program, reference.Executable]:
+        key = self._key(given)
         with self._lock:
             found = self._specialisations.get(key)
-            if found is not None:
+            if found is not None and found[0].holds:
                 self._specialisations.move_to_end(key)
                 return found
 
             def of_tensors(*tensors: Tensor) -> Any:
-                given = iter(tensors)
-                filled = [next(given) if moves else leaf for leaf, moves in zip(leaves, dynamic, strict=True)]
-                return self.function(*unflatten(structure, filled))
+                arguments, options = given.filled(tensors)
+                return self.function(*arguments, **options)
 
-            program = trace_program(of_tensors, types)
-            self._specialisations[key] = program, BACKENDS[self.backend](program.graph)
-            if len(self._specialisations) == _MANY:
+            program = trace_program(of_tensors, given.types)
+            made = self._specialisations[key] = program, BACKENDS[self.backend](program.graph)
+            self._count += 1
+            if self._count == _MANY:
                 warnings.warn(
-                    f"{getattr(self.function, '__name__', 'a function')} was compiled for the {_MANY}th combination of shapes, "
-                    "dtypes and Python arguments; pad batches to one shape, or pass numbers that change as arrays",
+                    f"{self._name} was compiled for the {_MANY}th combination of shapes, dtypes and Python "
+                    "arguments; pad batches to one shape, or pass numbers that change as arrays",
                     stacklevel=4,
                 )
             if len(self._specialisations) > _KEPT:
                 self._specialisations.popitem(last=False)
-            return self._specialisations[key]
+            return made
+
+    def _key(self, given: Arguments) -> Hashable:
+        """What a specialisation depends on: the structure, the types of arrays, everything else by value."""
+        fixed = tuple(
+            None if moves else (type(leaf), leaf.hex() if isinstance(leaf, float) else leaf)
+            for leaf, moves in zip(given.leaves, given.moving, strict=True)
+        )
+        key = (given.structure, fixed, tuple(given.types))
+        try:
+            hash(key)
+        except TypeError as error:
+            raise ChainruleError(
+                f"{self._name} is compiled and cannot take this argument{at_user_line()}: {error}. Arguments are "
+                "arrays, containers of arrays, Modules, or hashable Python values"
+            ) from None
+        return key
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
     def show(self, what: str = "graph") -> str:
         """The graphs traced so far, as text."""
         if what != "graph":
-            raise ValueError(f"show({what!r}): the numpy backend can show only 'graph'")
+            raise ValueError(f"show({what!r}): the {self.backend} backend can show only 'graph'")
         return "\n\n".join(str(program.graph) for program, _ in self._specialisations.values())
 
 
 def compile(function: Callable[..., Any] | None = None, *, backend: str = "numpy") -> Any:
     """Trace `function` into one graph per combination of shapes and dtypes and run it with `backend`.
+
+    Results are plain values. To differentiate, compile the gradient (`cr.compile(cr.value_and_grad(f))`) or
+    take the gradient of the compiled function.
 
     >>> import chainrule as cr
     >>> double = cr.compile(lambda x: 2.0 * x)
@@ -96,6 +120,6 @@ def compile(function: Callable[..., Any] | None = None, *, backend: str = "numpy
 
 
 def _plain(value: Any) -> Tensor:
-    node = constant(np.asarray(value))
-    node.status = PLAIN if node.floating else 0
-    return Tensor(node)
+    array = own(value)
+    status = PLAIN if array.dtype.kind == "f" else CONSTANT
+    return Tensor(Node(None, (), {}, Type(array.shape, array.dtype), array, (), status))

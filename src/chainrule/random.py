@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError
+from chainrule.errors import DTypeError, TraceError
 from chainrule.ops import ops
-from chainrule.origin import layer_path
-from chainrule.tensor import Buffer, Tensor, asarray
+from chainrule.origin import at_user_line, layer_path
+from chainrule.tensor import Buffer, Tensor, asarray, traces
+from chainrule.trace import inside_program
 
 
 def key(seed: int) -> Tensor:
@@ -96,8 +97,16 @@ class Stream:
     def __init__(self, key: Any) -> None:
         self.key = key
         self._drawn: dict[str, int] = {}
+        self._around = traces.get()
 
     def site_key(self, path: str) -> Tensor:
+        """The key for the next draw of the place `path`."""
+        if inside_program(since=self._around):
+            raise TraceError(
+                f"random numbers are drawn inside a compiled function{at_user_line()} from a stream opened outside "
+                "of it: they would be the same in every call. Pass the key as an argument, and open "
+                "cr.random.stream(key) inside the function"
+            )
         count = self._drawn.get(path, 0)
         self._drawn[path] = count + 1
         return fold_in(fold_in(self.key, zlib.crc32(path.encode())), count)

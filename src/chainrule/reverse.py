@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from chainrule.errors import GraphError
-from chainrule.graph import Node, reachable
+from chainrule.errors import GradientError, GraphError
+from chainrule.graph import CONSTANT, ITEM, PLAIN, Node, reachable
 from chainrule.ops import Ops, no_grad, ops
-from chainrule.origin import Origin, because
+from chainrule.origin import Origin, at_user_line, because
+from chainrule.primitive import Primitive
 from chainrule.types import Type
-
-ITEM = "item"  # the primitive that takes one output of a node with several
 
 
 class ReverseWalk:
@@ -47,17 +46,14 @@ class ReverseWalk:
         return [found.get(node) for node in wanted]
 
     def _collect(self, node: Node, parts: dict[tuple[Node, int], list[Node]]) -> Any:
-        """The cotangent of `node`: what came back over all its uses, summed."""
+        """The cotangent of `node`: what came back over all its uses, summed; None where nothing came back."""
         if isinstance(node.type, Type):
             came_back = parts.pop((node, 0), None)
             return None if came_back is None else self.fan_out(node, came_back)
         slots = [parts.pop((node, index), None) for index in range(len(node.type))]
         if not any(slots):
             return None
-        return tuple(
-            self.fan_out(node, each) if each else self.ops.zeros(node.type[index])
-            for index, each in enumerate(slots)
-        )
+        return tuple(self.fan_out(node, each) if each else None for each in slots)
 
     def _spread(
         self, node: Node, total: Any, parts: dict[tuple[Node, int], list[Node]], needed: set[Node]
@@ -71,31 +67,21 @@ class ReverseWalk:
 
     def contributions(self, node: Node, total: Any, needed: set[Node]) -> Iterator[tuple[int, Node]]:
         """(operand index, cotangent) for every operand in `needed` through which a derivative flows."""
-        primitive = node.primitive
-        assert primitive is not None
-        joint = (
-            None
-            if isinstance(primitive.pullback, tuple) or primitive.pullback is None
-            else primitive.pullback
-        )
         together: Sequence[Node | None] | None = None
         for index, operand in enumerate(node.operands):
             if operand not in needed:
                 continue
             with because(reason_of(node, index)):
-                if joint is not None:
+                if callable(joint := _record(node).pullback):
                     if together is None:
                         together = list(joint(self.ops, total, node, *node.operands, **node.attributes))
                     cotangent = together[index]
                 else:
-                    rule = primitive.rule(index)
-                    cotangent = (
-                        None
-                        if rule is None
-                        else rule(self.ops, total, node, *node.operands, **node.attributes)
-                    )
-                if cotangent is not None:
-                    yield index, self.fit(node, index, cotangent, operand.type)
+                    rule = _record(node).rule(index)
+                    cotangent = rule and rule(self.ops, total, node, *node.operands, **node.attributes)
+                fitted = None if cotangent is None else self.fit(node, index, cotangent, operand.type)
+            if fitted is not None:
+                yield index, fitted
 
     def fan_out(self, node: Node, came_back: Sequence[Node]) -> Node:
         """The sum over all uses of `node`."""
@@ -115,6 +101,11 @@ class ReverseWalk:
                 f"the pullback of {node.name} through operand {index} gave {cotangent.type}, not {wanted}"
             )
         return cotangent
+
+
+def _record(node: Node) -> Primitive:
+    assert node.primitive is not None
+    return node.primitive
 
 
 def unbroadcast(vocabulary: Ops, cotangent: Node, shape: tuple[int, ...]) -> Node:
@@ -163,3 +154,34 @@ def backward(output: Node, seed: Node) -> list[tuple[Any, Node]]:
     return [
         (owner, each) for owner, each in zip(owners.values(), cotangents, strict=True) if each is not None
     ]
+
+
+def check_backward(node: Node, *, seeded: bool) -> None:
+    """Say what to do about a Tensor that has no gradient to give."""
+    if not node.floating:
+        raise GradientError(
+            f"backward() on a Tensor of {node.dtype}{at_user_line()}: integers and booleans have no derivative. "
+            "Compute the loss in floating point (x.astype('float32'))"
+        )
+    if node.value is None:
+        raise GradientError(
+            f"backward() inside a function that is being traced{at_user_line()}: there is no value to walk back "
+            "from yet. Write cr.value_and_grad(loss)(model, ...), which works eagerly and traced"
+        )
+    if node.shape != () and not seeded:
+        raise GradientError(
+            f"backward() on a Tensor of shape {node.shape}{at_user_line()}: only a scalar has one gradient. "
+            "Reduce it first, for example cr.mean(loss).backward(), or pass gradient= of the same shape"
+        )
+    if node.status == PLAIN:
+        raise GradientError(
+            f"backward() on a plain value{at_user_line()}: it was computed from the result of a finished "
+            "cr.grad(...), cr.vjp(...) or cr.compile(...), which carries no history. Differentiate the whole "
+            "computation with cr.grad, or start a new history with cr.asarray(value)"
+        )
+    if node.status == CONSTANT:
+        raise GradientError(
+            f"backward() on a constant{at_user_line()}: nothing it was computed from keeps history (it was "
+            "detached, made inside cr.no_grad(), or made from NumPy arrays alone). Wrap the inputs with "
+            "cr.asarray(...)"
+        )

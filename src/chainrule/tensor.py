@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from html import escape
+from typing import Any, NoReturn, Protocol, Self
 from weakref import ref
 
 import numpy as np
 
 from chainrule.errors import ChainruleError, DTypeError, GradientError, ShapeError
-from chainrule.graph import ABSTRACT, CONSTANT, OWNED, PLAIN, TRACKED, Array, Node, constant
-from chainrule.reverse import backward
-from chainrule.ops import _at_user_line, as_array, as_node, escaped, ops
+from chainrule.graph import CONSTANT, OWNED, PLAIN, TRACKED, Array, Node, constant
+from chainrule.interop import missing, numpy_function, numpy_ufunc
+from chainrule.operators import Operators
+from chainrule.ops import as_array, as_node, escaped, ops
+from chainrule.origin import at_user_line
+from chainrule.reverse import backward, check_backward
 from chainrule.types import Type
 
 
-class Tensor:
+class Tensor(Operators["Tensor"]):
     """An immutable array that remembers how it was computed.
 
     Operators, indexing and functions follow NumPy. `backward()` walks the chain rule from a scalar to
@@ -32,17 +37,29 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_node", "grad")
-    __array_priority__ = 1000  # so that ndarray + Tensor comes to Tensor.__radd__
+    _node: Node
+    grad: Tensor | None
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self.grad: Tensor | None = None
-        node.grad_owner = ref(self)
+    def __new__(cls, node: Node) -> Tensor:
+        """The one Tensor of `node`: as long as it lives, wrapping the node again gives it back."""
+        if not isinstance(node, Node):
+            raise DTypeError(f"cr.Tensor is made from a graph node{at_user_line()}: write cr.asarray(...)")
+        alive: Tensor | None = None if node.grad_owner is None else node.grad_owner()
+        if alive is not None:
+            return alive
+        tensor = object.__new__(cls)
+        tensor._node = node
+        tensor.grad = None
+        node.grad_owner = ref(tensor)
+        return tensor
 
     @property
     def node(self) -> Node:
         """The graph node behind this value."""
         return self._node
+
+    def _made(self, node: Node) -> Tensor:
+        return Tensor(node)
 
     # -- facts ---------------------------------------------------------------------------------------
     @property
@@ -59,6 +76,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return self.node.size
 
     @property
@@ -66,91 +84,96 @@ class Tensor:
         """Path of the layer that computed this value, "" outside of any."""
         return self.node.layer
 
-    @property
-    def T(self) -> Tensor:  # noqa: N802 - NumPy's name
-        """The transpose: all axes in reverse order."""
-        return Tensor(ops.permute_dims(self, tuple(reversed(range(self.ndim)))))
-
-    @property
-    def mT(self) -> Tensor:  # noqa: N802 - the Array API's name
-        """The matrix transpose: the last two axes exchanged."""
-        return Tensor(ops.matrix_transpose(self))
-
     # -- out to Python and NumPy ---------------------------------------------------------------------
+    def _value(self, what: str) -> Array:
+        value: Array | None = self.node.value
+        if value is None:
+            raise escaped(what)
+        return value
+
+    def _number(self, what: str) -> Any:
+        if self.size != 1:
+            raise ShapeError(
+                f"{what} needs a Tensor of one element, this one has shape {self.shape}{at_user_line()}"
+            )
+        return self._value(what).item()
+
     def numpy(self) -> Array:
         """The value as a read-only NumPy array (no copy)."""
-        value = self.node.value
-        if value is None:
-            raise escaped("numpy()")
-        return value  # type: ignore[no-any-return]
+        return self._value("numpy()")
 
     def item(self) -> Any:
         """The value of a one-element Tensor as a Python number."""
-        if self.size != 1:
-            raise ShapeError(
-                f"item() needs a Tensor of one element, this one has shape {self.shape}{_at_user_line()}"
-            )
-        return self.numpy().item()
+        return self._number("item()")
 
     def tolist(self) -> Any:
-        return self.numpy().tolist()
+        """The value as nested Python lists."""
+        return self._value("tolist()").tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
+        return np.array(self._value("a NumPy array of a Tensor"), dtype=dtype, copy=copy)
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return np.array(self.numpy()).__dlpack__(**options)  # a copy: consumers may write
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return wrap(numpy_ufunc(ufunc, method, inputs, options))
 
-    def __dlpack_device__(self) -> Any:
-        return self.numpy().__dlpack_device__()
+    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+        return wrap(numpy_function(function, inputs, options))
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
-        import chainrule
+        return sys.modules[__package__]
 
-        return chainrule
+    def __dlpack__(self, **options: Any) -> Any:
+        return np.array(self._value("DLPack export")).__dlpack__(**options)  # a copy: consumers may write
+
+    def __dlpack_device__(self) -> Any:
+        return self._value("DLPack export").__dlpack_device__()
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._number("float(x)"))
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._number("int(x)"))
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu":
-            raise DTypeError(f"a Tensor of {self.dtype} cannot be used as an index{_at_user_line()}")
-        return int(self.item())
+            raise DTypeError(f"a Tensor of {self.dtype} cannot be used as an index{at_user_line()}")
+        return int(self._number("an index"))
 
     def __bool__(self) -> bool:
-        if self.node.value is None:
-            raise escaped("the truth of a Tensor")
         if self.size != 1:
             raise ShapeError(
-                f"the truth of a Tensor of shape {self.shape} is ambiguous{_at_user_line()}: use cr.any(...) or cr.all(...)"
+                f"the truth of a Tensor of shape {self.shape} is ambiguous{at_user_line()}: use x.any() or x.all()"
             )
-        return bool(self.item())
+        return bool(self._value("the truth of a Tensor").item())
 
-    def __len__(self) -> int:
-        if not self.shape:
-            raise ShapeError("a 0-d Tensor has no length")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if not self.shape:
-            raise ShapeError("a 0-d Tensor cannot be iterated")
-        return (self[index] for index in range(self.shape[0]))
-
+    # -- shown to people -------------------------------------------------------------------------------
     def __repr__(self) -> str:
-        node = self.node
-        head = type(self).__name__
+        node, head = self.node, type(self).__name__
         if node.value is None:
             return f"{head}({node.type}, traced: no value yet)"
         body = np.array2string(node.value, separator=", ", prefix=head + "(", threshold=200)
         return f"{head}({body}, dtype={node.dtype})"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: shape and dtype above the value."""
+        shape = " × ".join(map(str, self.shape)) or "scalar"
+        return f"<div><small>{shape} {self.dtype}</small><pre>{escape(repr(self))}</pre></div>"
+
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
 
-    __hash__ = object.__hash__
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(missing(name), name=name, obj=self)
+
+    # -- kept and copied ---------------------------------------------------------------------------------
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copied = Node(None, (), {}, self.node.type, self._value("deepcopy"), (), self.node.status)
+        return Tensor(copied)
+
+    def __reduce__(self) -> NoReturn:
+        raise ChainruleError(
+            f"a Tensor cannot be pickled{at_user_line()}: keep x.numpy(), or a model's state_dict() in safetensors"
+        )
 
     # -- differentiation -----------------------------------------------------------------------------
     def backward(self, gradient: Any = None, *, retain_graph: bool = False) -> None:
@@ -158,203 +181,28 @@ class Tensor:
 
         `self` must be a floating scalar, unless `gradient` (same shape) is given. Gradients add up over
         calls with different losses; a second call on the same loss raises, unless `retain_graph` is set.
+        The history stays, so that it can be looked at, until the Tensor itself is dropped.
         """
         node = self.node
-        _check_backward(node, gradient is not None)
+        check_backward(node, seeded=gradient is not None)
         if node.spent and not retain_graph:
             raise GradientError(
-                f"backward() was already called on this loss{_at_user_line()}; calling it again would add every "
-                "gradient a second time. Compute the loss anew, or pass retain_graph=True if adding is what you want"
+                f"backward() was already called on this loss{at_user_line()}; calling it again would add every "
+                "gradient a second time. Compute the loss anew, or pass retain_graph=True if adding is meant"
             )
-        node.spent = True
         seed = ops.full(node.type, 1) if gradient is None else as_node(gradient)
         if seed.type != node.type:
             raise ShapeError(
-                f"gradient has type {seed.type}, this Tensor {node.type}{_at_user_line()}: they must agree"
+                f"gradient has type {seed.type}, this Tensor {node.type}{at_user_line()}: they must agree"
             )
+        node.spent = True
         for owner, cotangent in backward(node, seed):
-            total = cotangent if owner.grad is None else ops.add(owner.grad, cotangent)
-            owner.grad = Tensor(constant(total.value))
+            total = cotangent.value if owner.grad is None else owner.grad.numpy() + cotangent.value
+            owner.grad = Tensor(constant(as_array(total)))
 
     def detach(self) -> Tensor:
         """The same value without its history."""
         return Tensor(ops.stop_gradient(self))
-
-    # -- operators -----------------------------------------------------------------------------------
-    def __add__(self, other: Any) -> Tensor:
-        return _binary("add", self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _binary("add", other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return _binary("subtract", self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _binary("subtract", other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return _binary("multiply", self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _binary("multiply", other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _binary("divide", self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _binary("divide", other, self)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return _binary("floor_divide", self, other)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return _binary("floor_divide", other, self)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return _binary("remainder", self, other)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return _binary("remainder", other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return _binary("pow", self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _binary("pow", other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _binary("matmul", self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return _binary("matmul", other, self)
-
-    def __neg__(self) -> Tensor:
-        return Tensor(ops.negative(self))
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return Tensor(ops.abs(self))
-
-    def __invert__(self) -> Tensor:
-        return Tensor(ops.logical_not(self) if self.dtype.kind == "b" else ops.bitwise_invert(self))
-
-    def __and__(self, other: Any) -> Tensor:
-        return _logical("and", self, other)
-
-    def __rand__(self, other: Any) -> Tensor:
-        return _logical("and", other, self)
-
-    def __or__(self, other: Any) -> Tensor:
-        return _logical("or", self, other)
-
-    def __ror__(self, other: Any) -> Tensor:
-        return _logical("or", other, self)
-
-    def __xor__(self, other: Any) -> Tensor:
-        return _logical("xor", self, other)
-
-    def __rxor__(self, other: Any) -> Tensor:
-        return _logical("xor", other, self)
-
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]  # elementwise, as in NumPy
-        return _binary("equal", self, other)
-
-    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]  # elementwise, as in NumPy
-        return _binary("not_equal", self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return _binary("less", self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return _binary("less_equal", self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _binary("greater", self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _binary("greater_equal", self, other)
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return Tensor(ops.getitem(self, index))
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        raise ChainruleError(
-            f"a Tensor is immutable, so x[...] = ... cannot work{_at_user_line()}. Write y = cr.where(mask, value, x), "
-            "or build the array with NumPy before cr.asarray(...)"
-        )
-
-    # -- functions as methods ------------------------------------------------------------------------
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return Tensor(ops.sum(self, axis=axis, keepdims=keepdims))
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return Tensor(ops.mean(self, axis=axis, keepdims=keepdims))
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return Tensor(ops.max(self, axis=axis, keepdims=keepdims))
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return Tensor(ops.min(self, axis=axis, keepdims=keepdims))
-
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        return Tensor(ops.argmax(self, axis=axis, keepdims=keepdims))
-
-    def reshape(self, *shape: Any) -> Tensor:
-        given = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        return Tensor(ops.reshape(self, tuple(given)))
-
-    def flatten(self) -> Tensor:
-        return Tensor(ops.reshape(self, (-1,)))
-
-    def astype(self, dtype: Any) -> Tensor:
-        return Tensor(ops.astype(self, np.dtype(dtype)))
-
-
-def _binary(name: str, left: Any, right: Any) -> Tensor:
-    try:
-        return Tensor(getattr(ops, name)(left, right))
-    except DTypeError:
-        if _operand_like(left) and _operand_like(right):
-            raise
-        return NotImplemented  # let Python try the other operand, then say which types do not fit
-
-
-def _operand_like(value: Any) -> bool:
-    return isinstance(value, Tensor | Node | bool | int | float | list | tuple | np.ndarray | np.generic)
-
-
-def _logical(name: str, left: Any, right: Any) -> Tensor:
-    booleans = all(as_node(each).dtype.kind == "b" for each in (left, right))
-    return _binary(f"logical_{name}" if booleans else f"bitwise_{name}", left, right)
-
-
-def _check_backward(node: Node, seeded: bool) -> None:
-    if not node.floating:
-        raise GradientError(
-            f"backward() on a Tensor of {node.dtype}{_at_user_line()}: integers and booleans have no derivative. "
-            "Compute the loss in floating point (x.astype('float32'))"
-        )
-    if node.value is None:
-        raise escaped("backward()")
-    if node.shape != () and not seeded:
-        raise GradientError(
-            f"backward() on a Tensor of shape {node.shape}{_at_user_line()}: only a scalar has one gradient. "
-            "Reduce it first, for example cr.mean(loss).backward(), or pass gradient= of the same shape"
-        )
-    if node.status == PLAIN:
-        raise GradientError(
-            f"backward() on a plain value{_at_user_line()}: it was computed from the result of a finished cr.grad(...) "
-            "or cr.vjp(...), which carries no history. Differentiate the whole computation with cr.grad, or start a "
-            "new history with cr.asarray(value)"
-        )
-    if node.status == CONSTANT:
-        raise GradientError(
-            f"backward() on a constant{_at_user_line()}: nothing it was computed from keeps history (it was detached, "
-            "made inside cr.no_grad(), or made from NumPy arrays alone). Wrap the inputs with cr.asarray(...)"
-        )
 
 
 class Frame(Protocol):
@@ -365,9 +213,9 @@ class Frame(Protocol):
     def write(self, cell: Cell, node: Node) -> bool: ...
 
 
-_frames: ContextVar[tuple[Frame, ...]] = ContextVar("chainrule_frames", default=())
 traces: ContextVar[tuple[Any, ...]] = ContextVar("chainrule_traces", default=())
 """The traces that are running now, outermost first."""
+_frames: ContextVar[tuple[Frame, ...]] = ContextVar("chainrule_frames", default=())
 
 
 @contextmanager
@@ -384,24 +232,27 @@ class Cell(Tensor):
     """A Tensor whose value can be replaced: the only mutable thing in the engine."""
 
     __slots__ = ("name",)
+    name: str
 
-    def __init__(self, value: Any, dtype: Any = None) -> None:
-        if isinstance(value, Tensor):
-            value = value.numpy()
-        super().__init__(constant(as_array(value, dtype)))
-        self.name = ""
-        self._own(self._node)
+    def __new__(cls, value: Any, dtype: Any = None) -> Self:
+        """A cell that starts with a copy of `value`."""
+        cell = object.__new__(cls)
+        cell.grad = None
+        cell.name = ""
+        cell._own(constant(as_array(value.numpy() if isinstance(value, Tensor) else value, dtype)))
+        return cell
 
     def _own(self, node: Node) -> None:
         node.cell = self
-        node.status = self._status()
+        node.status = self._status(node)
         self._node = node
 
-    def _status(self) -> int:
+    def _status(self, node: Node) -> int:
         return CONSTANT
 
     @property
     def node(self) -> Node:
+        """The node of the current value, or what stands for it in a function that is transformed or traced."""
         for each in _frames.get():
             node = each.read(self)
             if node is not None:
@@ -410,32 +261,35 @@ class Cell(Tensor):
 
     @property
     def type(self) -> Type:
-        return self._node.type  # type: ignore[no-any-return]
+        """Shape and dtype, which stay when the value is replaced."""
+        type_: Type = self._node.type
+        return type_
 
     def assign(self, value: Any) -> None:
         """Replace the value by one of the same shape; the dtype stays."""
         node = as_node(value)
         if node.shape != self._node.shape:
             raise ShapeError(
-                f"{self.describe()} has shape {self._node.shape}; cannot assign shape {node.shape}{_at_user_line()}"
+                f"{self.describe()} has shape {self._node.shape}; cannot assign shape {node.shape}{at_user_line()}"
             )
-        node = ops.stop_gradient(
-            node if node.dtype == self._node.dtype else ops.astype(node, self._node.dtype)
-        )
+        if node.dtype != self._node.dtype:
+            node = ops.astype(node, self._node.dtype)
+        node = ops.stop_gradient(node)
         for each in _frames.get():
             if each.write(self, node):
                 return
-        if node.status == ABSTRACT:
+        if node.value is None:
             raise escaped(f"assigning to {self.describe()}")
         self._own(constant(node.value))
 
     def cast(self, dtype: Any) -> None:
         """Change the dtype in place (floating cells only); the gradient is dropped."""
-        if self._node.dtype.kind == "f":
+        if self._node.floating:
             self._own(constant(as_array(self._node.value, dtype)))
             self.grad = None
 
     def describe(self) -> str:
+        """Kind and name, for error messages."""
         return f"{type(self).__name__} {self.name!r}" if self.name else type(self).__name__
 
     @property
@@ -446,6 +300,20 @@ class Cell(Tensor):
     @data.setter
     def data(self, value: Any) -> None:
         self.assign(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = memo[id(self)] = type(self)(self._node.value)
+        copied.name = self.name
+        return copied
+
+    def _in_place(self, other: Any) -> NoReturn:
+        raise ChainruleError(
+            f"{self.describe()} cannot be changed with an in-place operator{at_user_line()}: that would rebind the "
+            "name and leave the model as it was. Write p.assign(p - rate * p.grad), or use an optimizer"
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _in_place
+    __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _in_place
 
 
 class Buffer(Cell):
@@ -467,22 +335,15 @@ class Parameter(Cell):
 
     __slots__ = ()
 
-    def _status(self) -> int:
-        return OWNED if self._node.floating else CONSTANT
-
-    def _in_place(self, other: Any) -> Tensor:
-        raise ChainruleError(
-            f"{self.describe()} cannot be changed with an in-place operator{_at_user_line()}: that would rebind the name "
-            "and leave the model as it was. Write p.assign(p - rate * p.grad), or use an optimizer"
-        )
-
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = _in_place
+    def _status(self, node: Node) -> int:
+        return OWNED if node.floating else CONSTANT
 
 
 def asarray(value: Any, dtype: Any = None) -> Tensor:
     """A Tensor of `value`: NumPy dtypes are kept, Python floats become float32.
 
-    The value is copied, so later changes to a NumPy array do not reach the Tensor.
+    The value is copied, so later changes to a NumPy array do not reach the Tensor. A value without history
+    (detached, or the result of a finished transform) starts a new one.
 
     >>> import chainrule as cr
     >>> cr.asarray([1.0, 2.0]).dtype, cr.asarray([1, 2]).dtype
@@ -491,15 +352,19 @@ def asarray(value: Any, dtype: Any = None) -> Tensor:
     if isinstance(value, Tensor):
         if dtype is not None and np.dtype(dtype) != value.dtype:
             return value.astype(dtype)
-        if value.node.status != PLAIN:
+        if value.node.status not in (PLAIN, CONSTANT) or not value.node.floating:
             return value
         value = value.numpy()
-    if isinstance(value, list | tuple) and any(isinstance(each, Tensor) for each in value):
-        stacked = Tensor(ops.stack([each if isinstance(each, Tensor) else asarray(each) for each in value]))
+    if isinstance(value, list | tuple) and _holds_tensor(value):
+        stacked = Tensor(ops.stack([asarray(each) for each in value]))
         return stacked if dtype is None else stacked.astype(dtype)
     node = constant(as_array(value, dtype))
     node.status = TRACKED if node.floating else CONSTANT
     return Tensor(node)
+
+
+def _holds_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_holds_tensor, value)))
 
 
 def wrap(result: Any) -> Any:

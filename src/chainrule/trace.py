@@ -8,17 +8,21 @@ operand of the node that holds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from chainrule.errors import TraceError
-from chainrule.graph import ABSTRACT, ACTIVE, OWNED, TRACKED, Graph, Node, substitute
-from chainrule.ops import _at_user_line, as_array, as_node
-from chainrule.primitive import Primitive
+from chainrule.graph import ABSTRACT, KEEPS_HISTORY, Graph, Node, constant, substitute
+from chainrule.ops import as_node, recording
+from chainrule.origin import at_user_line, layer_origins
 from chainrule.tensor import Cell, Tensor, frame, traces
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import Type
+from chainrule.verify import verify
 
 
 class Trace:
@@ -31,17 +35,50 @@ class Trace:
         self.written_cells: dict[Cell, Node] = {}
 
     def input(self, type_: Type, label: str = "") -> Node:
-        return Node(None, (), {}, type_, status=ABSTRACT, trace=self, label=label)
+        """A leaf that stands for a value the graph will be given."""
+        return Node(None, (), {}, type_, None, layer_origins(), ABSTRACT, self, label)
 
-    def check_open(self, primitive: Primitive) -> None:
+    def check_open(self, operation: str) -> None:
+        """Raise for a value that is used after its function was traced."""
         if not self.open:
             raise TraceError(
-                f"{primitive.name} was given a traced value that escaped from its function{_at_user_line()}: it has no "
+                f"{operation} was given a traced value that escaped from its function{at_user_line()}: it has no "
                 "value outside. Return it from the traced function instead of storing it, or keep state in a Buffer"
             )
 
-    # A program trace is the frame that answers for every cell.
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the function runs, this trace is the innermost and answers for cells.
+
+        A graph does not depend on where it was traced, so recording is on, whatever surrounds the block.
+        """
+        token = traces.set((*traces.get(), self))
+        try:
+            with frame(self), recording(True):
+                yield
+        finally:
+            self.open = False
+            traces.reset(token)
+
+    def read(self, cell: Cell) -> Node | None:
+        """What stands for `cell`: what was written here, else whatever surrounds this trace says."""
+        return self.written_cells.get(cell)
+
+    def write(self, cell: Cell, node: Node) -> bool:
+        """Take note of a new value of `cell`."""
+        self.written_cells[cell] = node
+        return True
+
+
+class ProgramTrace(Trace):
+    """The trace of a whole program: cells become its inputs and outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.assumptions: dict[tuple[int, str], tuple[Any, str, Any]] = {}
+
     def read(self, cell: Cell) -> Node:
+        """The input that stands for `cell`, or what was written."""
         if cell in self.written_cells:
             return self.written_cells[cell]
         if cell not in self.read_cells:
@@ -49,9 +86,44 @@ class Trace:
         return self.read_cells[cell]
 
     def write(self, cell: Cell, node: Node) -> bool:
-        self.read(cell)  # so that a cell that is written is an input too
-        self.written_cells[cell] = node
-        return True
+        """The new value of `cell` becomes an output; a cell that is written is an input too."""
+        self.read(cell)
+        return super().write(cell, node)
+
+
+class LoopTrace(Trace):
+    """The trace of a loop's body, which runs many times: state has to be carried."""
+
+    def write(self, cell: Cell, node: Node) -> bool:
+        """Refuse."""
+        raise TraceError(
+            f"{cell.describe()} is assigned inside the body of scan{at_user_line()}: the body stands for all steps at "
+            "once, so state has to be part of the carry. Carry the value and assign it after the loop; for random "
+            "numbers, open cr.random.stream(key) in the body with a key that is carried or one of the sequences"
+        )
+
+
+def assume(owner: Any, attribute: str) -> Any:
+    """``owner.attribute``, a Python fact on which the program that is being traced depends.
+
+    A compiled function checks the facts it was traced under and is traced anew when one has changed: this is
+    how ``model.eval()`` reaches a function that was compiled in training mode.
+    """
+    value = getattr(owner, attribute)
+    for trace in traces.get():
+        if isinstance(trace, ProgramTrace):
+            trace.assumptions[id(owner), attribute] = (owner, attribute, value)
+    return value
+
+
+def inside_trace() -> bool:
+    """True while any function is being traced."""
+    return bool(traces.get())
+
+
+def inside_program(since: Sequence[Trace] = ()) -> bool:
+    """True while a program is being traced; `since` names traces that do not count."""
+    return any(isinstance(trace, ProgramTrace) and trace not in since for trace in traces.get())
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,71 +139,95 @@ class Program:
     read: tuple[Cell, ...]
     written: tuple[Cell, ...]
     structure: Structure
+    assumptions: tuple[tuple[Any, str, Any], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """False once a cell has changed its dtype, or a fact that was assumed in tracing has changed."""
+        cells = zip(self.read, self.graph.inputs[self.arguments :], strict=True)
+        return all(cell.type == node.type for cell, node in cells) and all(
+            getattr(owner, attribute) == value for owner, attribute, value in self.assumptions
+        )
 
     def arrays(self, arguments: Sequence[Any]) -> list[Any]:
         """The values of all inputs, cells as they are now."""
         return [*arguments, *(cell.numpy() for cell in self.read)]
 
     def results(self, values: Sequence[Any]) -> Any:
-        """Put the new values into the cells and return what the function returned, as arrays."""
+        """Put the new values into the cells and return what the function returned, as arrays.
+
+        `values` are what a backend's executable returned: arrays that nobody else holds.
+        """
         count = self.structure.leaves
         for cell, value in zip(self.written, values[count:], strict=True):
-            cell.assign(value)
+            cell.assign(constant(np.asarray(value)))
         return unflatten(self.structure, values[:count])
+
+
+def own(value: Any) -> Any:
+    """An array that nobody else writes to, as a read-only NumPy array."""
+    array = np.asarray(value)
+    array.flags.writeable = False
+    return array
 
 
 def trace_program(function: Callable[..., Any], types: Sequence[Type], labels: Sequence[str] = ()) -> Program:
     """Trace ``function(*tensors)``; the tensors stand for values of the given types."""
-    trace = Trace()
+    trace = ProgramTrace()
     names = [*labels, *[""] * (len(types) - len(labels))]
     inputs = [trace.input(type_, name) for type_, name in zip(types, names, strict=True)]
-    token = traces.set((*traces.get(), trace))
-    try:
-        with frame(trace):
-            result = function(*(Tensor(node) for node in inputs))
-            leaves, structure = flatten(result)
-            outputs = [as_node(leaf) for leaf in leaves]
-    finally:
-        trace.open = False
-        traces.reset(token)
-    graph = Graph((*inputs, *trace.read_cells.values()), (*outputs, *trace.written_cells.values()))
-    return Program(graph, len(inputs), tuple(trace.read_cells), tuple(trace.written_cells), structure)
+    with trace.running():
+        result = function(*(Tensor(node) for node in inputs))
+        leaves, structure = flatten(result)
+        outputs = [as_node(leaf) for leaf in leaves]
+    written = trace.written_cells
+    graph = Graph((*inputs, *trace.read_cells.values()), (*outputs, *written.values()))
+    graph = _without_history(graph, trace)
+    verify(graph)
+    return Program(
+        graph, len(inputs), tuple(trace.read_cells), tuple(written), structure, tuple(trace.assumptions.values())
+    )  # fmt: skip
+
+
+def _without_history(graph: Graph, trace: Trace) -> Graph:
+    """`graph` with the values it took from outside as constants: what they were computed from is no part of it."""
+    outside = _frontier(graph.outputs, trace)
+    return substitute(graph, {node: constant(node.value) for node in outside if node.primitive is not None})
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A traced sub-graph: its graph takes the arguments, then the values of `captured` outer nodes."""
+    """A traced sub-graph: its graph takes the arguments, then the values of `captured` outer nodes.
+
+    Outputs are the leaves of the result, then the new values of `written` cells.
+    """
 
     graph: Graph
     captured: tuple[Node, ...]
     structure: Structure
+    written: tuple[Cell, ...] = ()
 
 
-def trace_body(function: Callable[..., Any], types: Sequence[Type]) -> Body:
+def trace_body(function: Callable[..., Any], types: Sequence[Type], trace: Trace | None = None) -> Body:
     """Trace a function of Tensors into a sub-graph."""
-    trace = Trace()
+    trace = trace or Trace()
     inputs = [trace.input(type_) for type_ in types]
-    token = traces.set((*traces.get(), trace))
-    try:
+    with trace.running():
         leaves, structure = flatten(function(*(Tensor(node) for node in inputs)))
         outputs = [as_node(leaf) for leaf in leaves]
-    finally:
-        trace.open = False
-        traces.reset(token)
-    return close(tuple(inputs), tuple(outputs), trace, structure)
+    graph, captured = close(inputs, [*outputs, *trace.written_cells.values()], trace)
+    return Body(graph, captured, structure, tuple(trace.written_cells))
 
 
-def close(inputs: tuple[Node, ...], outputs: tuple[Node, ...], trace: Trace, structure: Structure) -> Body:
-    """Cut the graph behind `outputs` at everything that was not made in `trace`."""
-    captured: dict[Node, Node] = {}
-    outside = [
-        node for node in _frontier(outputs, trace) if node.status in (TRACKED, ACTIVE, OWNED, ABSTRACT)
-    ]
-    for node in outside:
-        captured[node] = trace.input(node.type, node.label)
-    whole = Graph((*inputs, *outside), outputs)
-    graph = substitute(whole, dict(captured))
-    return Body(Graph((*inputs, *captured.values()), graph.outputs), tuple(captured), structure)
+def close(inputs: Sequence[Node], outputs: Sequence[Node], trace: Trace) -> tuple[Graph, tuple[Node, ...]]:
+    """The graph behind `outputs`, cut at everything that was not made in `trace`; and what was cut off."""
+    captured = {
+        node: trace.input(node.type, node.label)
+        for node in _frontier(outputs, trace)
+        if node.status == ABSTRACT or node.status in KEEPS_HISTORY
+    }
+    graph = substitute(Graph((*inputs, *captured), tuple(outputs)), captured)
+    return graph, tuple(captured)
 
 
 def _frontier(outputs: Sequence[Node], trace: Trace) -> list[Node]:
@@ -146,18 +242,12 @@ def _frontier(outputs: Sequence[Node], trace: Trace) -> list[Node]:
         if node.trace is trace:
             pending.extend(node.operands)
         else:
+            if node.trace is not None:
+                node.trace.check_open("the result of a traced function")
             seen[node] = None
     return sorted(seen, key=lambda node: node.serial)
 
 
 def leaf_types(leaves: Sequence[Any]) -> list[Type]:
     """The types of values, Tensors or nodes."""
-    return [node_type(leaf) for leaf in leaves]
-
-
-def node_type(leaf: Any) -> Type:
-    node = getattr(leaf, "node", None)
-    if isinstance(node, Node):
-        return node.type  # type: ignore[no-any-return]
-    array = as_array(leaf)
-    return Type(array.shape, array.dtype)
+    return [as_node(leaf).type for leaf in leaves]

@@ -2,44 +2,45 @@
 
 Arguments may be nested containers of arrays, or a Module; the gradient of a Module is a dict of parameter
 path → Tensor. Functions run on values, so they may branch on them. The results of a finished transform are
-plain values, as in JAX, unless a Parameter that is not an argument takes part.
+plain values, as in JAX, unless a Parameter that is not an argument takes part (docs/design.md says why).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError, GradientError, ShapeError
-from chainrule.graph import ABSTRACT, ACTIVE, OWNED, PLAIN, Node
-from chainrule.ops import _at_user_line, as_node, no_grad, ops
-from chainrule.origin import current_origin
-from chainrule.primitives import REGISTRY
+from chainrule.active import Active, leaf_of
+from chainrule.errors import GradientError, ShapeError
+from chainrule.graph import ACTIVE, Node
+from chainrule.ops import as_node, ops
+from chainrule.origin import at_user_line
 from chainrule.reverse import walk
-from chainrule.tensor import Cell, Tensor, frame
-from chainrule.tree import Structure, flatten, unflatten
+from chainrule.tensor import Tensor
+from chainrule.tree import Structure, flatten, flatten_as, unflatten
 from chainrule.types import Type
 
-_depth: ContextVar[int] = ContextVar("chainrule_transform_depth", default=0)
 
-
-def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+def grad(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
     """The gradient of a scalar function by argument `argnums` (a tuple gives a tuple).
+
+    With `has_aux` the function returns ``(scalar, anything)`` and the gradient ``(gradient, anything)``.
 
     >>> import chainrule as cr
     >>> cr.grad(lambda x: cr.sum(x**3))(cr.asarray([1.0, 2.0])).tolist()
     [3.0, 12.0]
     """
-    both = value_and_grad(function, argnums)
+    both = value_and_grad(function, argnums, has_aux)
 
     @wraps(function)
     def gradient(*arguments: Any, **options: Any) -> Any:
-        return both(*arguments, **options)[1]
+        value, found = both(*arguments, **options)
+        return (found, value[1]) if has_aux else found
 
     return gradient
 
@@ -62,17 +63,21 @@ def value_and_grad(
         active = Active(arguments, argnums)
         with active.running():
             result = function(*active.arguments, **options)
-            output = _scalar(result[0] if has_aux else result)
+            result, aux = _with_aux(result) if has_aux else (result, None)
+            output = _scalar(result)
             with active.recording(output):
                 found = walk([output], [ops.full(output.type, 1)], active.nodes)
-        value = (active.finish(output, output), result[1]) if has_aux else active.finish(output, output)
-        return value, active.gradients(output, found)
+        value = active.finish(output, output)
+        gradient = active.gradients(found, output)
+        return ((value, active.finished(aux)) if has_aux else value), gradient
 
     return both
 
 
-def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """The value of ``function(*primals)`` and its pullback: cotangent of the value → cotangents of the primals.
+
+    With `has_aux` the function returns ``(value, anything)``, and anything comes back as a third result.
 
     >>> import chainrule as cr
     >>> value, pullback = cr.vjp(lambda x: x * x, cr.asarray([1.0, 2.0]))
@@ -81,19 +86,21 @@ def vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any
     """
     active = Active(primals, tuple(range(len(primals))))
     with active.running():
-        leaves, structure = flatten(function(*active.arguments))
+        result = function(*active.arguments)
+        result, aux = _with_aux(result) if has_aux else (result, None)
+        leaves, structure = flatten(result)
         outputs = [as_node(leaf) for leaf in leaves]
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         seeds = _seeds(cotangent, structure, outputs)
-        top = max(outputs, key=lambda node: node.status)
         with active.running(), active.recording(*outputs, *seeds):
             pairs = [(y, g) for y, g in zip(outputs, seeds, strict=True) if y.floating]
             found = walk([y for y, _ in pairs], [g for _, g in pairs], active.nodes)
-        result: tuple[Any, ...] = active.gradients(top, found, also=seeds)
+        result: tuple[Any, ...] = active.gradients(found, *outputs, *seeds)
         return result
 
-    return unflatten(structure, [active.finish(each, each) for each in outputs]), pullback
+    value = unflatten(structure, [active.finish(each, each) for each in outputs])
+    return (value, pullback, active.finished(aux)) if has_aux else (value, pullback)
 
 
 def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -108,28 +115,29 @@ def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence
     2.0
     """
     if len(primals) != len(tangents):
-        raise ShapeError(f"jvp: {len(primals)} primals but {len(tangents)} tangents{_at_user_line()}")
+        raise ShapeError(f"jvp: {len(primals)} primals but {len(tangents)} tangents{at_user_line()}")
     active = Active(primals, tuple(range(len(primals))))
     directions = active.directions(tangents)
     with active.running():
         leaves, structure = flatten(function(*active.arguments))
         outputs = [as_node(leaf) for leaf in leaves]
         floating = [node for node in outputs if node.floating]
-        seeds = [_leaf(ops.zeros(node.type), ACTIVE) for node in floating]
+        seeds = [leaf_of(ops.zeros(node.type), ACTIVE) for node in floating]
         pulled = walk(floating, seeds, active.nodes)
         reached = [(c, t) for c, t in zip(pulled, directions, strict=True) if c is not None]
         with active.recording(*outputs, *directions):
-            moved = iter(walk([c for c, _ in reached], [t for _, t in reached], seeds))
-            results = [
-                (next(moved) or ops.zeros(y.type)) if y.floating else ops.zeros(y.type) for y in outputs
-            ]
-    top = max(outputs, key=lambda node: node.status)
+            moved = walk([c for c, _ in reached], [t for _, t in reached], seeds)
+    by_output = dict(zip(floating, moved, strict=True))
+    results = [by_output.get(each) or ops.zeros(each.type) for each in outputs]
     value = unflatten(structure, [active.finish(each, each) for each in outputs])
-    return value, unflatten(structure, [active.finish(each, top, *directions) for each in results])
+    return value, unflatten(structure, [active.finish(each, *outputs, *directions) for each in results])
 
 
-def jacobian(function: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """All derivatives of an array by an array: shape ``output.shape + input.shape``, a row per output element.
+def jacobian(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """All derivatives of what the function returns by argument `argnums`.
+
+    For arrays the shape is ``output.shape + input.shape``. For containers the result has the structure of
+    the output, and in it, in the place of each array, the structure of the input.
 
     >>> import chainrule as cr
     >>> cr.jacobian(lambda x: x * x)(cr.asarray([1.0, 2.0])).tolist()
@@ -137,33 +145,53 @@ def jacobian(function: Callable[..., Any], argnums: int = 0) -> Callable[..., An
     """
 
     @wraps(function)
-    def derivative(*arguments: Any) -> Any:
-        chosen = arguments[argnums]
+    def derivative(*arguments: Any, **options: Any) -> Any:
+        single = isinstance(argnums, int)
+        chosen = [argnums] if isinstance(argnums, int) else list(argnums)
 
-        def of_one(value: Any) -> Any:
-            return function(*arguments[:argnums], value, *arguments[argnums + 1 :])
+        def of_chosen(*values: Any) -> Any:
+            filled = list(arguments)
+            for k, value in zip(chosen, values, strict=True):
+                filled[k] = value
+            return function(*filled, **options)
 
-        value, pullback = vjp(of_one, chosen)
-        if not isinstance(value, Tensor):
-            raise ShapeError(f"jacobian needs a function that returns one array{_at_user_line()}")
-        count = value.size
-        basis = np.eye(count, dtype=value.dtype).reshape(count, *value.shape)
-        rows = [flatten(pullback(as_node(row))[0]) for row in basis]
-        if not rows:
-            leaves, structure = flatten(chosen)
-            empty = [
-                Tensor(ops.zeros(Type((*value.shape, *as_node(leaf).shape), value.dtype))) for leaf in leaves
-            ]
-            return unflatten(structure, empty)
-        columns = [ops.stack([leaves[k] for leaves, _ in rows]) for k in range(len(rows[0][0]))]
-        shaped = [Tensor(ops.reshape(each, (*value.shape, *each.shape[1:]))) for each in columns]
-        return unflatten(rows[0][1], shaped)
+        value, pullback = vjp(of_chosen, *(arguments[k] for k in chosen))
+        leaves, structure = flatten(value)
+        outputs = [as_node(leaf) for leaf in leaves]
+
+        def rows_of(k: int) -> Any:
+            found = _rows(outputs, k, lambda seeds: pullback(unflatten(structure, seeds)))
+            return found[0] if single else found
+
+        return unflatten(structure, [rows_of(k) for k in range(len(outputs))])
 
     return derivative
 
 
-def hessian(function: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """Second derivatives of a scalar function of one array: shape ``input.shape + input.shape``.
+def _rows(outputs: Sequence[Node], k: int, pullback: Callable[[list[Tensor]], Any]) -> Any:
+    """The derivatives of output `k`: its pullback of every unit cotangent, stacked."""
+    output = outputs[k]
+    if not output.floating:
+        raise GradientError(
+            f"jacobian of a function that returns {output.dtype}{at_user_line()}: not floating"
+        )
+    seeds = [Tensor(ops.zeros(each.type)) for each in outputs]
+    if output.size == 0:
+        leaves, structure = flatten(pullback(seeds))
+        return unflatten(
+            structure, [Tensor(ops.zeros(Type((*output.shape, *x.shape), x.dtype))) for x in leaves]
+        )
+    rows = []
+    for unit in np.eye(output.size, dtype=output.dtype).reshape(output.size, *output.shape):
+        seeds[k] = Tensor(as_node(unit))
+        rows.append(flatten(pullback(seeds)))
+    columns = [ops.stack(column) for column in zip(*(leaves for leaves, _ in rows), strict=True)]
+    shaped = [Tensor(ops.reshape(each, (*output.shape, *each.shape[1:]))) for each in columns]
+    return unflatten(rows[0][1], shaped)
+
+
+def hessian(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """Second derivatives of a scalar function, in the structure `jacobian` gives: ``input.shape + input.shape``.
 
     >>> import chainrule as cr
     >>> cr.hessian(lambda x: cr.sum(x**3))(cr.asarray([1.0, 2.0])).tolist()
@@ -183,174 +211,42 @@ def stop_gradient(value: Any) -> Any:
     return unflatten(structure, [Tensor(ops.stop_gradient(leaf)) for leaf in leaves])
 
 
-# -- the arguments of a running transform ------------------------------------------------------------------
-class Binding:
-    """A frame that answers for the parameters of Modules that are arguments."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[Cell, Node] = {}
-
-    def read(self, cell: Cell) -> Node | None:
-        return self.nodes.get(cell)
-
-    def write(self, cell: Cell, node: Node) -> bool:
-        if cell in self.nodes:
-            raise GradientError(
-                f"{cell.describe()} is being differentiated and cannot be assigned{_at_user_line()}"
-            )
-        return False
-
-
-class Active:
-    """The arguments of a transform, those in `argnums` replaced by fresh active copies."""
-
-    def __init__(self, arguments: Sequence[Any], argnums: int | Sequence[int]) -> None:
-        self.single = isinstance(argnums, int)
-        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        for k in chosen:
-            if not -len(arguments) <= k < len(arguments):
-                raise ShapeError(
-                    f"argnums names argument {k}, but there are only {len(arguments)}{_at_user_line()}"
-                )
-        self.nested = _depth.get() > 0
-        self.nodes: list[Node] = []
-        self.binding = Binding()
-        self.arguments = list(arguments)
-        self._slots: list[tuple[Structure, list[Any]]] = []
-        for k in chosen:
-            leaves, structure = flatten(arguments[k])
-            slots = [self._activate(leaf) for leaf in leaves]
-            self._slots.append((structure, slots))
-            fresh = [
-                leaf if isinstance(slot, dict) else Tensor(slot)
-                for leaf, slot in zip(leaves, slots, strict=True)
-            ]
-            self.arguments[k] = unflatten(structure, fresh)
-
-    def _activate(self, leaf: Any) -> Any:
-        """The active node for an array, or {path: node} for a Module."""
-        if hasattr(leaf, "named_parameters"):
-            for _, cell in leaf.named_parameters():
-                if cell not in self.binding.nodes:
-                    self.binding.nodes[cell] = self._fresh(cell.node, cut=True)
-            return {
-                path: self.binding.nodes[cell] for path, cell in leaf.named_parameters(remove_duplicate=False)
-            }
-        return self._fresh(as_node(leaf), cut=isinstance(leaf, Cell))
-
-    def _fresh(self, node: Node, cut: bool) -> Node:
-        if not node.floating:
-            raise DTypeError(
-                f"cannot differentiate by an argument of {node.dtype}{_at_user_line()}: derivatives need floating point. "
-                "Convert it (x.astype('float32')) or leave it out with argnums"
-            )
-        linked = (
-            node.status == ABSTRACT
-            or node.status == ACTIVE
-            or (node.status == OWNED and not cut)
-            or self.nested
+def _with_aux(result: Any) -> tuple[Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise GradientError(
+            f"has_aux=True needs a function that returns a pair (value, anything){at_user_line()}, not a "
+            f"{type(result).__name__}"
         )
-        if linked and node.status:
-            fresh = ops.apply(REGISTRY["identity"], [node])  # type: ignore[arg-type]
-            fresh.status = max(fresh.status, ACTIVE)
-        else:
-            fresh = _leaf(node, ACTIVE)
-        self.nodes.append(fresh)
-        return fresh
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        token = _depth.set(_depth.get() + 1)
-        try:
-            with frame(self.binding):
-                yield
-        finally:
-            _depth.reset(token)
-
-    def keeps_history(self, *nodes: Node) -> bool:
-        """True when the results may be differentiated further: nested, traced, or made with a Parameter."""
-        return self.nested or any(node.status in (OWNED, ABSTRACT) for node in nodes)
-
-    def recording(self, *nodes: Node) -> Any:
-        return nullcontext() if self.keeps_history(*nodes, *self.nodes) else no_grad()
-
-    def finish(self, node: Node, *deciding: Node) -> Tensor:
-        """A result: with its history where that can be used, else a plain value."""
-        if self.keeps_history(*deciding, *self.nodes) or node.value is None:
-            return Tensor(node)
-        return Tensor(_leaf(node, PLAIN if node.floating else 0))
-
-    def gradients(self, output: Node, found: Sequence[Node | None], also: Sequence[Node] = ()) -> Any:
-        """The cotangents in the structure of the arguments; zeros where nothing flowed."""
-        by_node = {
-            node: self.finish(ops.zeros(node.type) if each is None else each, output, *also)
-            for node, each in zip(self.nodes, found, strict=True)
-        }
-        shaped = []
-        for structure, slots in self._slots:
-            filled = [
-                {p: by_node[n] for p, n in s.items()} if isinstance(s, dict) else by_node[s] for s in slots
-            ]
-            shaped.append(unflatten(structure, filled))
-        return shaped[0] if self.single else tuple(shaped)
-
-    def directions(self, tangents: Sequence[Any]) -> list[Node]:
-        """The tangents as one node per active node, checked against their types."""
-        nodes: list[Node] = []
-        for (structure, slots), tangent in zip(self._slots, tangents, strict=True):
-            leaves, given = flatten(tangent)
-            if len(leaves) == len(slots):
-                for slot, leaf in zip(slots, leaves, strict=True):
-                    nodes.extend(
-                        [as_node(leaf[p]) for p in slot] if isinstance(slot, dict) else [as_node(leaf)]
-                    )
-            else:
-                raise ShapeError(
-                    f"a tangent has the structure {given}, its primal {structure}{_at_user_line()}"
-                )
-        for node, tangent_node in zip(self.nodes, nodes, strict=True):
-            if node.type != tangent_node.type:
-                raise ShapeError(
-                    f"a tangent is {tangent_node.type}, its primal {node.type}{_at_user_line()}: they must agree"
-                )
-        return nodes
-
-
-def _leaf(node: Node, status: int) -> Node:
-    """The value of `node` without its history, taking part in differentiation as `status` says."""
-    leaf = Node(None, (), {}, node.type, value=node.value, status=status, label=node.label)
-    leaf.origins = (current_origin(),)
-    return leaf
+    return result
 
 
 def _scalar(result: Any) -> Node:
     if isinstance(result, dict | list | tuple) or result is None:
+        hint = "; for (loss, anything) pass has_aux=True" if isinstance(result, tuple) else ""
         raise GradientError(
-            f"grad needs a function that returns one scalar, not a {type(result).__name__}{_at_user_line()}"
+            f"grad needs a function that returns one scalar, not a {type(result).__name__}{at_user_line()}{hint}"
         )
     node = as_node(result)
     if node.shape != ():
         raise GradientError(
-            f"grad needs a function that returns a scalar, this one returned shape {node.shape}{_at_user_line()}: reduce it "
-            "with cr.sum or cr.mean, or use cr.vjp or cr.jacobian"
+            f"grad needs a function that returns a scalar, this one returned shape {node.shape}{at_user_line()}: "
+            "reduce it with cr.sum or cr.mean, or use cr.vjp or cr.jacobian"
         )
     if not node.floating:
         raise GradientError(
-            f"grad needs a floating result, this function returned {node.dtype}{_at_user_line()}"
+            f"grad needs a floating result, this function returned {node.dtype}{at_user_line()}: integers and "
+            "booleans have no derivative"
         )
     return node
 
 
 def _seeds(cotangent: Any, structure: Structure, outputs: Sequence[Node]) -> list[Node]:
-    leaves, given = flatten(cotangent)
-    if given != structure:
-        raise ShapeError(
-            f"the cotangent has another structure than the value of the function{_at_user_line()}"
-        )
+    """The cotangent as one node per output, checked against their types."""
+    leaves = flatten_as(structure, cotangent, f"the cotangent{at_user_line()}")
     seeds = [as_node(leaf) for leaf in leaves]
     for seed, output in zip(seeds, outputs, strict=True):
         if output.floating and seed.type != output.type:
             raise ShapeError(
-                f"a cotangent is {seed.type}, its output {output.type}{_at_user_line()}: they must agree"
+                f"a cotangent is {seed.type}, its output {output.type}{at_user_line()}: they must agree"
             )
     return seeds

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from chainrule.errors import ShapeError
+
 
 class Structure(NamedTuple):
     """The shape of a nested container without its leaves."""
@@ -18,6 +20,7 @@ class Structure(NamedTuple):
 
     @property
     def leaves(self) -> int:
+        """Number of leaves."""
         return 1 if self.kind is None else sum(each.leaves for each in self.children)
 
 
@@ -59,6 +62,51 @@ def _put_together(structure: Structure, leaves: Iterator[Any]) -> Any:
     return kind(*children) if hasattr(kind, "_fields") else kind(children)
 
 
+def flatten_as(structure: Structure, value: Any, what: str) -> list[Any]:
+    """The leaves of `value`, which must have `structure`; dict entries may come in any order.
+
+    Raises `ShapeError`, beginning with `what` and naming the place where the two part.
+    """
+    leaves: list[Any] = []
+    _match(structure, value, what, "", leaves)
+    return leaves
+
+
+def _match(structure: Structure, value: Any, what: str, path: str, leaves: list[Any]) -> None:
+    kind = structure.kind
+    if kind is None:
+        if isinstance(value, dict | list | tuple):
+            raise ShapeError(f"{what} has a {type(value).__name__}{_at(path)} where one array belongs")
+        leaves.append(value)
+    elif kind is dict:
+        if not isinstance(value, dict) or value.keys() != set(structure.keys):
+            keys = f"a dict of {', '.join(map(repr, structure.keys))}"
+            raise ShapeError(f"{what} needs {keys}{_at(path)}, not {_sketch(value)}")
+        for key, child in zip(structure.keys, structure.children, strict=True):
+            _match(child, value[key], what, f"{path}[{key!r}]", leaves)
+    elif kind is type(None):
+        if value is not None:
+            raise ShapeError(f"{what} has a {type(value).__name__}{_at(path)} where there is None")
+    else:
+        if not isinstance(value, list | tuple) or len(value) != len(structure.children):
+            wanted = f"a {kind.__name__} of {len(structure.children)}"
+            raise ShapeError(f"{what} needs {wanted}{_at(path)}, not {_sketch(value)}")
+        for index, child in enumerate(structure.children):
+            _match(child, value[index], what, f"{path}[{index}]", leaves)
+
+
+def _at(path: str) -> str:
+    return f" at {path}" if path else ""
+
+
+def _sketch(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(repr, value))}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"one {type(value).__name__}"
+
+
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """`function` applied to corresponding leaves.
 
@@ -67,5 +115,5 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     {'w': 11, 'b': [22]}
     """
     leaves, structure = flatten(tree)
-    columns = [flatten(each)[0] for each in others]
+    columns = [flatten_as(structure, each, "another tree") for each in others]
     return unflatten(structure, [function(*row) for row in zip(leaves, *columns, strict=True)])

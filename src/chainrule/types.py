@@ -15,6 +15,7 @@ import numpy as np
 from chainrule.errors import DTypeError, ShapeError
 
 Shape = tuple[int, ...]
+FLOAT32 = np.dtype(np.float32)
 
 
 class Type(NamedTuple):
@@ -60,7 +61,7 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     except ValueError:
         listed = " and ".join(map(str, shapes))
         raise ShapeError(
-            f"shapes {listed} do not broadcast: counted from the right, two extents must be equal or one of them 1"
+            f"shapes {listed} do not broadcast: counted from the right, two extents must be equal or one must be 1"
         ) from None
 
 
@@ -71,20 +72,21 @@ def promote_dtypes(
 
     NumPy's rules; raises `DTypeError` where float32 meets float64.
     """
+    first = dtypes[0]
+    if all(dtype is first or dtype == first for dtype in dtypes) and (first.kind == "f" or not scalars):
+        return first  # what nearly every call comes to, without asking NumPy
     floating = {dtype for dtype in dtypes if dtype.kind == "f"}
     if len(floating) > 1:
         raise DTypeError(
             "float32 meets float64: mixed floating dtypes are never promoted silently. "
             "Convert one side with .astype(...), or the whole model with model.float() or model.double()"
         )
-    if len(dtypes) == 1 and not scalars:
-        return dtypes[0]
     return np.result_type(*dtypes, *scalars)
 
 
 def default_dtype(value: Any) -> np.dtype[Any] | None:
     """The dtype for Python data without one: float32 for floats, None (NumPy's choice) for the rest."""
-    return np.dtype(np.float32) if np.asarray(value).dtype.kind == "f" else None
+    return FLOAT32 if np.asarray(value).dtype.kind == "f" else None
 
 
 def normalise_axis(axis: int, ndim: int) -> int:
