@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.data.reading import read_table
 from chainrule.errors import DataError
 from chainrule.train import metrics
 from chainrule.train.result import Run
-from chainrule.train.table import Prepared
+from chainrule.train.table import Prepared, prepare
 
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +28,19 @@ MOST_CLASSES = 12  # in a confusion matrix; rarer ones are counted together
 _NORMAL_95 = 1.959964  # the normal distribution's 97.5% point
 
 
+def comparison_of(run: Run) -> dict[str, Any]:
+    """The comparison of a run: the one that was kept, else a new one; {} if there is nothing to compare.
+
+    A run that was read back needs its data for a new one, unchanged and where the recipe says.
+    """
+    if run.folder is not None and run.folder.has(DOCUMENT):
+        kept: dict[str, Any] = run.folder.document(DOCUMENT)
+        return kept
+    if not run.metrics or run.recipe.network.model:
+        return {}
+    return compare(run)
+
+
 def compare(run: Run) -> dict[str, Any]:
     """Fit the baselines to the rows `run` learned from and measure all on the rows it was tested on.
 
@@ -35,9 +49,7 @@ def compare(run: Run) -> dict[str, Any]:
     settings. Its "ratio" is the network's headline error divided by the baseline's: low end, middle and high
     end of a 95% interval over the held-out rows, both models being measured on the same ones.
     """
-    prepared = run.prepared
-    if not isinstance(prepared, Prepared):
-        raise DataError("only a run on a table that was just trained can be compared: its rows are needed")
+    prepared = run.prepared if isinstance(run.prepared, Prepared) else _prepared_again(run)
     part = "test" if len(prepared.parts["test"]) else "validation"
     if not len(prepared.parts[part]):
         raise DataError("no rows were held out, so there is nothing to compare on; set split.test above 0")
@@ -64,6 +76,16 @@ def compare(run: Run) -> dict[str, Any]:
     if run.folder is not None:
         run.folder.write_document(DOCUMENT, document)
     return document
+
+
+def _prepared_again(run: Run) -> Prepared:
+    table = read_table(run.recipe.data.source)
+    if table.data_hash != run.recipe.data.hash:
+        raise DataError(
+            f"{table.source} has changed since the run was trained on it, so nothing new can be measured: "
+            f"its hash is {table.data_hash}, the recipe says {run.recipe.data.hash}. Restore the data"
+        )
+    return prepare(run.recipe, table)
 
 
 # -- measuring -----------------------------------------------------------------------------------------------

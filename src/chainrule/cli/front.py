@@ -1,0 +1,150 @@
+"""The front of the command line: which verb is meant, and what its end means to the shell.
+
+Only the module of the verb that was asked for is loaded, so that `chainrule --help` is there at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib import import_module, metadata
+from typing import NamedTuple
+
+from chainrule.errors import ChainruleError
+
+BAD_USE = 2
+"""Exit status of everything the user can put right: a wrong option, a table that cannot be read, Ctrl-C."""
+DEFECT = 70
+"""Exit status of a mistake in chainrule itself (EX_SOFTWARE of sysexits.h)."""
+
+
+class Verb(NamedTuple):
+    """A verb's module, which holds a function of its name, and what it does."""
+
+    module: str
+    summary: str
+
+
+VERBS = {
+    "train": Verb("chainrule.cli.train", "train a network on a table and measure it; or resume a run"),
+    "predict": Verb("chainrule.cli.predict", "predict the target of new rows with a trained run"),
+    "runs": Verb("chainrule.cli.runs", "list the runs, newest first"),
+    "show": Verb("chainrule.cli.show", "show a run: its recipe, network and result"),
+    "report": Verb("chainrule.cli.report", "write a run's report, one HTML file"),
+    "demo": Verb("chainrule.cli.demo", "predict house prices, compare with other models, write report.html"),
+}
+_HELP = """\
+Usage: chainrule VERB ...
+
+A backpropagation engine you can see through.
+
+{verbs}
+
+chainrule VERB --help   what a verb takes
+chainrule --version     the version
+chainrule ... --debug   with a full traceback where something fails
+
+Begin with: chainrule demo
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's own) and return its exit status.
+
+    0 if all went well, 2 for what the user can put right, with one paragraph about it on standard error, and
+    70 for a defect of chainrule.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="replace"
+            )  # a mark is better than a crash where an encoding lacks a letter
+    try:
+        status = _run([each for each in given if each != "--debug"])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Python would complain once more when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_USE
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        return _explained(error)
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("--help", "-h", "help"):
+        width = max(map(len, VERBS))
+        sys.stdout.write(
+            _HELP.format(
+                verbs="\n".join(f"  {name:{width}}   {verb.summary}" for name, verb in VERBS.items())
+            )
+        )
+        return 0 if given else BAD_USE
+    if given[0] in ("--version", "-V"):
+        sys.stdout.write(f"chainrule {metadata.version('chainrule')}\n")
+        return 0
+    if given[0] not in VERBS:
+        near = difflib.get_close_matches(given[0], VERBS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(VERBS)}."
+        return _complain(f"There is no verb {given[0]!r}. {hint} chainrule --help says what each does.")
+    return _verb(given[0], given[1:])
+
+
+def _verb(name: str, arguments: list[str]) -> int:
+    import typer
+
+    command = typer.Typer(add_completion=False, rich_markup_mode=None)
+    command.command(name)(_interruptible(getattr(import_module(VERBS[name].module), name)))
+    try:
+        typer.main.get_command(command)(args=arguments, prog_name=f"chainrule {name}")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+class _Stopped(Exception):
+    """Ctrl-C on its way past Typer, which would end the process without the message."""
+
+
+def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
+    @wraps(function)
+    def guarded(*arguments: object, **options: object) -> None:
+        try:
+            function(*arguments, **options)
+        except KeyboardInterrupt as stopped:
+            raise _Stopped(str(stopped)) from stopped
+
+    return guarded
+
+
+def _explained(error: BaseException) -> int:
+    """Tell the user about an error in one paragraph."""
+    if isinstance(error, KeyboardInterrupt | _Stopped):
+        return _complain(f"\n{error}." if str(error) else "\nStopped with Ctrl-C.")
+    if isinstance(error, ChainruleError):
+        return _complain(str(error))
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{error.strerror or error}.")
+    if isinstance(error, MemoryError):
+        return _complain(
+            "The memory of this machine does not suffice. Give fewer rows or columns, or smaller layers."
+        )
+    _complain(
+        f"chainrule failed, and should not have: {type(error).__name__}: {error}. This is a defect; please "
+        "report it to its maintainers, together with the command and what it prints when you add --debug."
+    )
+    return DEFECT
+
+
+def _complain(paragraph: str) -> int:
+    sys.stderr.write(f"{paragraph}\n")
+    return BAD_USE

@@ -1,0 +1,58 @@
+"""A training as the command line runs it: told on the screen, compared, reported, or written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from chainrule.cli.options import write_json
+from chainrule.recipe import Recipe
+from chainrule.show import report as reports
+from chainrule.show.facts import of_run
+from chainrule.show.live import LiveDisplay
+from chainrule.show.terminal import Screen, console
+from chainrule.train.callbacks import Callback
+from chainrule.train.comparison import comparison_of
+from chainrule.train.result import Run
+from chainrule.train.table import Prepared
+
+
+class Session:
+    """What `train` and `demo` share around the one call that trains.
+
+    json     say nothing while training; `finish` writes one JSON document
+    verbose  name every column
+    """
+
+    def __init__(self, json: bool, verbose: bool = False) -> None:
+        self.json = json
+        self.out = console()
+        self.screen = Screen(self.out, verbose)
+        self.callbacks: Sequence[Callback] = () if json else (LiveDisplay(self.out),)
+
+    def on_prepared(self, recipe: Recipe) -> Callable[[Prepared], None] | None:
+        """What tells the user how the table was read and prepared."""
+        return None if self.json else lambda prepared: self.screen.prepared(recipe, prepared)
+
+    def finish(self, run: Run, baselines: bool, report: Path | None) -> None:
+        """Compare, write the report, and tell how it went."""
+        with nullcontext() if self.json else self.out.status("fitting simpler models to compare with"):
+            comparison = comparison_of(run) if baselines else {}
+        facts = of_run(run, comparison)
+        written = reports.write(facts, report) if report is not None else None
+        if self.json:
+            write_json(self._document(run, comparison, written))
+            return
+        self.screen.finished(facts)
+        self.screen.saved(facts, written)
+
+    @staticmethod
+    def _document(run: Run, comparison: dict[str, Any], report: Path | None) -> dict[str, Any]:
+        return {
+            "run": str(run.folder.path) if run.folder is not None else None,
+            "result": run.result,
+            "comparison": {name: value for name, value in comparison.items() if name != "agreement"},
+            "report": str(report) if report is not None else None,
+        }

@@ -1,0 +1,228 @@
+"""Charts as SVG that takes its colours from the page around it, so that one picture serves light and dark.
+
+Altair describes a chart and vl-convert draws it, both offline. The colours handed to them are names in
+disguise: each stands for one CSS variable of the page, which takes its place in the finished SVG.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import count
+from typing import Any
+
+from chainrule.errors import DataError
+from chainrule.show.html import Html
+
+INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    ACCENT: "var(--accent)",
+    SECOND: "var(--second)",
+}
+_WIDTH = 640
+_MOST_POINTS = 400  # per curve; more cannot be told apart at this width
+_CONFIG = {
+    "background": "transparent",
+    "aria": False,  # the page gives every chart one title and description instead of hundreds of labels
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domain": False,
+        "grid": True,
+        "gridColor": RULE,
+        "labelColor": MUTED,
+        "labelFontSize": 12,
+        "tickColor": RULE,
+        "ticks": False,
+        "labelPadding": 6,
+        "titleColor": MUTED,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 10,
+    },
+    "legend": {
+        "labelColor": INK,
+        "labelFontSize": 13,
+        "title": None,
+        "orient": "top",
+        "symbolStrokeWidth": 3,
+    },
+}
+_numbers = count(1)
+
+
+def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Html:
+    """The loss of every epoch, in training and in validation, and the gradient norm below it."""
+    import altair as alt
+
+    rows = thinned(history, _MOST_POINTS)
+    named = {"loss": "training", "validation_loss": "validation"}
+    points = [
+        {"epoch": row["epoch"], "part": name, "loss": row[field]}
+        for row in rows
+        for field, name in named.items()
+        if _positive(row.get(field))
+    ]
+    norms = [
+        {"epoch": r["epoch"], "norm": r["gradient_norm"]} for r in rows if _positive(r.get("gradient_norm"))
+    ]
+    epochs = alt.Scale(
+        domain=[min(r["epoch"] for r in rows), max(2, *(r["epoch"] for r in rows))], nice=False
+    )
+    across = alt.X(
+        "epoch:Q",
+        title=None,
+        scale=epochs,
+        axis=alt.Axis(format="d", tickMinStep=1, tickCount=10, grid=False),
+    )
+    parts = [name for field, name in named.items() if any(_positive(row.get(field)) for row in rows)]
+    colour = alt.Color(
+        "part:N", scale=alt.Scale(domain=parts, range=[SECOND, ACCENT][: len(parts)]), sort=parts
+    )
+    losses = (
+        alt.Chart(alt.InlineData(points))
+        .mark_line(strokeWidth=2, interpolate="monotone")
+        .encode(x=across, y=_upward("loss", "loss", [each["loss"] for each in points]), color=colour)
+    )
+    if best_epoch:
+        best = alt.Chart(alt.InlineData([{"epoch": best_epoch}]))
+        rule = best.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=across)
+        said = best.mark_text(align="right", baseline="top", dx=-6, color=MUTED, fontSize=12, y=2)
+        losses = losses + rule + said.encode(x=across, text=alt.value(f"best: epoch {best_epoch}"))
+    norm = (
+        alt.Chart(alt.InlineData(norms))
+        .mark_line(strokeWidth=1.5, color=ACCENT, interpolate="monotone")
+        .encode(x=across.title("epoch"), y=_upward("norm", "gradient norm", [each["norm"] for each in norms]))
+    )
+    picture = alt.vconcat(
+        losses.properties(width=_WIDTH, height=220), norm.properties(width=_WIDTH, height=90), spacing=14
+    )
+    last = history[-1]
+    said_last = f"{last['loss']:.4g} in training" + (
+        f" and {last['validation_loss']:.4g} in validation" if "validation_loss" in last else ""
+    )
+    return _drawn(
+        picture,
+        "Loss and gradient norm by epoch",
+        f"Two line charts over {len(history)} epochs, on logarithmic scales. The loss begins at "
+        f"{history[0]['loss']:.4g} in training and ends at {said_last}"
+        + (f"; the lowest validation loss is at epoch {best_epoch}." if best_epoch else "."),
+    )
+
+
+def agreement_grid(agreement: Mapping[str, Any], target: str) -> Html:
+    """How many rows have which predicted value beside which actual one; on the diagonal they agree."""
+    import altair as alt
+
+    edges = agreement["edges"]
+    cells = [
+        {"x": edges[j], "x2": edges[j + 1], "y": edges[i], "y2": edges[i + 1], "rows": rows}
+        for i, j, rows in agreement["cells"]
+    ]
+    ends = [edges[0], edges[-1]]
+    kind = "log" if agreement["scale"] == "log" else "linear"
+    scale = alt.Scale(type=kind, domain=ends, nice=False, zero=False)
+    axis = alt.Axis(format="~s" if abs(ends[1]) >= 1000 else "", tickCount=6, gridOpacity=0.6)
+    heat = (
+        alt.Chart(alt.InlineData(cells))
+        .mark_rect(color=ACCENT)
+        .encode(
+            x=alt.X("x:Q", scale=scale, axis=axis, title=f"actual {target}"),
+            x2="x2:Q",
+            y=alt.Y("y:Q", scale=scale, axis=axis, title=f"predicted {target}"),
+            y2="y2:Q",
+            opacity=alt.Opacity("rows:Q", scale=alt.Scale(type="sqrt", range=[0.12, 1]), legend=None),
+        )
+    )
+    corners = [{"x": end, "y": end} for end in ends]
+    line = alt.Chart(alt.InlineData(corners)).mark_line(color=INK, strokeWidth=1, strokeDash=[4, 4])
+    picture = (heat + line.encode(x=alt.X("x:Q"), y=alt.Y("y:Q"))).properties(width=480, height=480)
+    near = sum(rows for i, j, rows in agreement["cells"] if abs(i - j) <= 1)
+    total = sum(rows for _, _, rows in agreement["cells"])
+    return _drawn(
+        picture,
+        f"Predicted against actual {target}",
+        f"A heat map of {total} rows; {100 * near / total:.0f}% of them lie on the diagonal, where "
+        "prediction and truth agree, or one cell beside it.",
+    )
+
+
+def calibration(agreement: Mapping[str, Any]) -> Html:
+    """How often a class occurs among rows of similar predicted probability."""
+    import altair as alt
+
+    points = alt.Chart(alt.InlineData(agreement["bins"]))
+    unit = alt.Scale(domain=[0, 1])
+    percent = alt.Axis(format="%", tickCount=5)
+    across = alt.X("predicted:Q", scale=unit, axis=percent, title="predicted probability")
+    up = alt.Y("observed:Q", scale=unit, axis=percent, title=f"share of rows that are {agreement['class']}")
+    curve = points.mark_line(color=ACCENT, strokeWidth=2).encode(x=across, y=up)
+    dots = points.mark_point(color=ACCENT, filled=True, size=60, opacity=1).encode(x=across, y=up)
+    ends = [{"predicted": 0, "observed": 0}, {"predicted": 1, "observed": 1}]
+    diagonal = alt.Chart(alt.InlineData(ends)).mark_line(color=INK, strokeWidth=1, strokeDash=[4, 4])
+    picture = (diagonal.encode(x=across, y=up) + curve + dots).properties(width=400, height=400)
+    worst = max(abs(each["predicted"] - each["observed"]) for each in agreement["bins"])
+    return _drawn(
+        picture,
+        f"Calibration of the probability of {agreement['class']}",
+        f"Rows in {len(agreement['bins'])} groups by predicted probability. The predicted and the observed "
+        f"share differ by at most {100 * worst:.0f} percentage points; on the diagonal they agree.",
+    )
+
+
+def thinned(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """At most `most` of the rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(k * (len(rows) - 1) / (most - 1))] for k in range(most)]
+
+
+def _upward(field: str, title: str, numbers: Sequence[float]) -> Any:
+    """A vertical axis for positive numbers; logarithmic, with few lines, if they span a factor of 3."""
+    import altair as alt
+
+    low, high = min(numbers), max(numbers)
+    if high < 3 * low:
+        scale = alt.Scale(zero=False, nice=True)
+        return alt.Y(f"{field}:Q", scale=scale, axis=alt.Axis(tickCount=4, format="~g"), title=title)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    every = max(1, len(decades) // 5)
+    steps = (1, 2, 5) if high < 50 * low else (1, 3) if high < 1000 * low else (1,)
+    ticks = [step * 10.0**decade for decade in decades[::every] for step in steps]
+    scale = alt.Scale(type="log", domain=[low * 0.93, high * 1.07], nice=False)
+    axis = alt.Axis(values=[tick for tick in ticks if low * 0.9 <= tick <= high * 1.1], format="~g")
+    return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=title)
+
+
+def _positive(number: Any) -> bool:
+    return isinstance(number, int | float) and 0 < number < float("inf")
+
+
+def _drawn(picture: Any, title: str, description: str) -> Html:
+    """The chart as inline SVG with a name and description for those who cannot see it."""
+    import vl_convert
+
+    specification = {**picture.to_dict(), "config": _CONFIG}
+    try:
+        svg = vl_convert.vegalite_to_svg(specification)
+    except ValueError as error:
+        raise DataError(f"the chart '{title}' cannot be drawn: {error}") from None
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(f'"{colour}"', f'"{variable}"')
+    # Seven digits of a coordinate are a hundred times finer than a pixel needs, and half of the file.
+    svg = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
+    name = f"chart-{next(_numbers)}"
+    head = f'<svg class="chart" role="img" aria-labelledby="{name}-title {name}-description" '
+    told = (
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-description">{escape(description)}</desc>'
+    )
+    opening, _, rest = svg.partition(">")
+    size = dict(re.findall(r'(width|height)="([\d.]+)"', opening))
+    box = f'viewBox="0 0 {size["width"]} {size["height"]}" width="{size["width"]}" xmlns="http://www.w3.org/2000/svg"'
+    return Html(f"{head}{box}>{told}{rest}")
