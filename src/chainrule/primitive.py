@@ -41,6 +41,10 @@ class Sample:
 
     operands: tuple[Draw | np.ndarray[Any, Any], ...]
     attributes: dict[str, Any] = field(default_factory=dict)
+    value: Any = None
+    """A known answer, from a paper or a table; None where nobody published one."""
+    convention: tuple[Any, ...] | None = None
+    """At a tie or a kink the derivative is a convention: what a cotangent of ones gives, per floating operand."""
 
     def arrays(self, seed: int = 0) -> list[np.ndarray[Any, Any]]:
         generator = np.random.default_rng(seed)
@@ -77,8 +81,12 @@ class Primitive:
     """The meaning also runs on complex numbers and is analytic, so a complex step gives its exact derivative."""
     ulps: float = 4.0
     """Bound on the float32 error of one element, in units in the last place of the largest summand."""
-    oracle: str | None = None
-    """Dotted name of an independent function that must agree ("numpy.exp"); None where NumPy has no such function."""
+    oracle: str | Rule | None = None
+    """An independent function that must agree: a dotted name ("numpy.exp") or a function of NumPy arrays."""
+    spelling: Rule | None = None
+    """How users and NumPy write a sample: ``spelling(function, *operands, **attributes)``; None for a plain call."""
+    barrier: bool = False
+    """No derivative flows on purpose, although the value depends on the operand: `stop_gradient`."""
     nest: Callable[..., Any] | None = None
     feeds: Callable[..., Any] | None = None
 
@@ -106,4 +114,5 @@ class Composite:
     samples: tuple[Sample, ...] = ()
     analytic: bool = True
     ulps: float = 16.0
-    oracle: str | None = None
+    oracle: str | Rule | None = None
+    spelling: Rule | None = None

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from chainrule.primitive import Composite, Primitive
-from chainrule.primitives import elementwise, index, linalg, random, reduce, shape
+from chainrule.primitives import (
+    arrange,
+    elementwise,
+    getitem,
+    index,
+    linalg,
+    order,
+    random,
+    reduce,
+    shape,
+    statistics,
+)
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Primitive | Composite, ...]] = {
     "elementwise": elementwise.RECORDS,
+    "order and choice": order.RECORDS,
     "reductions": reduce.RECORDS,
+    "statistics": statistics.RECORDS,
     "shape": shape.RECORDS,
+    "arrangement": arrange.RECORDS,
     "linear algebra": linalg.RECORDS,
-    "indexing": index.RECORDS,
+    "indexing": (*index.RECORDS, *getitem.RECORDS),
     "random": random.RECORDS,
 }
 REGISTRY: dict[str, Primitive | Composite] = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError
-from chainrule.primitive import Draw, Primitive, Sample
-from chainrule.types import Type, broadcast_shapes
+from chainrule.primitive import Draw, Primitive, Rule, Sample
+from chainrule.types import Shape, Type, broadcast_shapes
 
 SHAPES: tuple[tuple[int, ...], ...] = ((), (3,), (2, 3), (0,), (2, 0, 3))
 PAIRS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
@@ -20,6 +20,7 @@ PAIRS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
     ((2, 1), (1, 3)),
     ((0, 3), (3,)),
     ((4, 1, 2), (3, 1)),
+    ((3, 3), (3,)),
 )
 
 
@@ -42,31 +43,66 @@ def bool_type(*types: Type, **_: Any) -> Type:
     return Type(broadcast_shapes(*(each.shape for each in types)), np.dtype(bool))
 
 
+def in_numpy(xp: Any) -> bool:
+    """True when a meaning runs on NumPy itself, where some shortcuts pay."""
+    return getattr(xp, "__name__", "") == "numpy"
+
+
+def place_along(ops: Any, extent: int, axis: int, ndim: int) -> Any:
+    """0 … extent - 1 laid along one axis of `ndim`, the others of length 1: for comparing positions."""
+    return ops.reshape(ops.iota((extent,)), (1,) * axis + (extent,) + (1,) * (ndim - axis - 1))
+
+
+def integer_indices(ops: Any, indices: Any) -> Any:
+    """Index arrays as a node; an empty list, which has no dtype of its own, as integers."""
+    node = ops.node(indices)
+    return ops.astype(node, np.int64) if node.dtype.kind == "f" and node.size == 0 else node
+
+
+def reduced_shape(shape: Shape, axis: tuple[int, ...], keepdims: bool) -> Shape:
+    """The shape that is left when the axes in `axis` are reduced."""
+    if keepdims:
+        return tuple(1 if k in axis else extent for k, extent in enumerate(shape))
+    return tuple(extent for k, extent in enumerate(shape) if k not in axis)
+
+
+def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which NumPy adds (and multiplies) elements up: small integers grow to 64 bits."""
+    total: np.dtype[Any] = np.add.reduce(np.zeros(1, dtype)).dtype
+    return total
+
+
+def as_list(function: Any, *arrays: Any, **attributes: Any) -> Any:
+    """Spelling of functions that take their arrays as one list."""
+    return function(list(arrays), **attributes)
+
+
 def elementwise(
     name: str,
     doc: str,
     meaning: Callable[..., Any],
     *pullback: Callable[..., Any] | None,
     arity: int = 1,
-    domain: tuple[float, float] | tuple[tuple[float, float], ...] = (-2.0, 2.0),
+    domain: tuple[float, float] = (-2.0, 2.0),
+    domains: tuple[tuple[float, float], ...] = (),
     kind: str = "number",
     result: str = "same",
     analytic: bool = True,
     ulps: float = 4.0,
-    oracle: str | None = None,
+    oracle: str | Rule | None = None,
     extra: tuple[Sample, ...] = (),
 ) -> Primitive:
     """A primitive that maps elements to elements.
 
-    `kind` is what it takes: "float" (integers are converted to float64 first, as NumPy does), "number",
-    "integer", "bool" or "any"; `result` is "same" or "bool".
+    Samples are drawn from `domain`, or from one of `domains` per operand; `extra` are more of them. `kind` is
+    what the primitive takes (see `Ops.promote`); `result` is "same" or "bool".
     """
-    domains = domain if isinstance(domain[0], tuple) else (domain,) * arity
-    dtype = {"integer": "int64", "bool": "bool"}.get(kind, "float64")
-    shapes = [(s,) for s in SHAPES] if arity == 1 else PAIRS if arity == 2 else [(p, q, p) for p, q in PAIRS]
+    dtype = {"integer": "int64", "shift": "int64", "bool": "bool"}.get(kind, "float64")
+    shapes = {1: [(s,) for s in SHAPES], 2: PAIRS}[arity]
     samples = tuple(
-        Sample(tuple(Draw(s, low, high, dtype) for s, (low, high) in zip(each, domains, strict=True)))  # type: ignore[misc]
+        Sample(tuple(Draw(shape, low, high, dtype) for shape, (low, high) in zip(each, ranges, strict=True)))
         for each in shapes
+        for ranges in [domains or (domain,) * arity]
     )
 
     def surface(ops: Any, *operands: Any) -> Any:

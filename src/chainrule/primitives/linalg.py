@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_letters
 from typing import Any
 
 from chainrule.errors import ShapeError
 from chainrule.primitive import Composite, Draw, Primitive, Sample
-from chainrule.types import Type, broadcast_shapes, normalise_axis, promote_dtypes
+from chainrule.primitives._define import place_along
+from chainrule.types import Shape, Type, broadcast_shapes, normalise_axis, promote_dtypes
 
 
 # -- matmul ----------------------------------------------------------------------------------------------
 def _matmul_type(a: Type, b: Type) -> Type:
     if a.shape[-1] != b.shape[-2]:
         raise ShapeError(
-            f"shapes {a.shape} and {b.shape} do not fit: the last axis of the first ({a.shape[-1]}) must be as long as "
-            f"the second to last of the second ({b.shape[-2]})"
+            f"shapes {a.shape} and {b.shape} do not fit: the last axis of the first ({a.shape[-1]}) must be "
+            f"as long as the second to last of the second ({b.shape[-2]})"
         )
     batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return Type((*batch, a.shape[-2], b.shape[-1]), promote_dtypes([a.dtype, b.dtype]))
@@ -26,7 +28,8 @@ def _matmul_surface(ops: Any, a: Any, b: Any) -> Any:
     left, right = ops.promote("matmul", [a, b])
     if left.ndim == 0 or right.ndim == 0:
         raise ShapeError(
-            f"matmul needs at least one dimension on both sides, not shapes {left.shape} and {right.shape}; use *"
+            f"matmul needs at least one dimension on both sides, not shapes {left.shape} and {right.shape}: "
+            "use * instead"
         )
     row, column = left.ndim == 1, right.ndim == 1
     product = ops.apply(
@@ -66,10 +69,7 @@ MATMUL = Primitive(
 # -- einsum ----------------------------------------------------------------------------------------------
 def _parse(subscripts: str, ranks: Sequence[int]) -> tuple[tuple[str, ...], str]:
     """Operand labels and output labels, all written out; raises `ShapeError` for what NumPy would reject."""
-    written = subscripts.replace(" ", "")
-    if "..." in written:
-        raise ShapeError(f"einsum {subscripts!r}: write the labels out, '...' is not supported")
-    left, arrow, output = written.partition("->")
+    left, arrow, output = subscripts.replace(" ", "").partition("->")
     labels = tuple(left.split(","))
     if len(labels) != len(ranks):
         raise ShapeError(f"einsum {subscripts!r} has {len(labels)} terms but {len(ranks)} operands")
@@ -131,7 +131,10 @@ def _einsum_cotangent(
     distinct = "".join(dict.fromkeys(term))
     reached = "".join(label for label in distinct if label in known)
     inputs = ",".join([output, *(other for other, _ in others)])
-    cotangent = ops.einsum(f"{inputs}->{reached}", g, *(operand for _, operand in others))
+    if inputs == reached:
+        cotangent = g
+    else:
+        cotangent = ops.einsum(f"{inputs}->{reached}", g, *(operand for _, operand in others))
     shape = tuple(extents[label] if label in known else 1 for label in distinct)
     cotangent = ops.broadcast_to(ops.reshape(cotangent, shape), tuple(extents[label] for label in distinct))
     return _onto_diagonal(ops, cotangent, distinct, term, extents)
@@ -146,24 +149,53 @@ def _onto_diagonal(ops: Any, cotangent: Any, distinct: str, term: str, extents: 
     for k, label in enumerate(term):
         first = term.index(label)
         if first != k:
-            along = [1] * len(term)
-            along[first] = extents[label]
-            across = [1] * len(term)
-            across[k] = extents[label]
-            same = ops.equal(ops.arange_node(extents[label], along), ops.arange_node(extents[label], across))
-            spread = ops.where(same, spread, 0)
+            along = place_along(ops, extents[label], first, len(term))
+            across = place_along(ops, extents[label], k, len(term))
+            spread = ops.where(ops.equal(along, across), spread, 0)
     return ops.broadcast_to(spread, shape)
 
 
 def _einsum_surface(ops: Any, subscripts: str, *operands: Any) -> Any:
     nodes = ops.promote("einsum", operands)
+    if "..." in subscripts:
+        subscripts, nodes = _without_ellipsis(ops, subscripts.replace(" ", ""), nodes)
     labels, output = _parse(subscripts, [each.ndim for each in nodes])
     return ops.apply(EINSUM, nodes, subscripts=",".join(labels) + "->" + output)
 
 
+def _without_ellipsis(ops: Any, subscripts: str, nodes: Sequence[Any]) -> tuple[str, list[Any]]:
+    """'...' spelt out: the axes it stands for get labels of their own and broadcast against each other."""
+    left, arrow, output = subscripts.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(nodes):
+        raise ShapeError(f"einsum {subscripts!r} has {len(terms)} terms but {len(nodes)} operands")
+    hidden = [
+        node.shape[term.index("...") :][: node.ndim - len(term) + 3] if "..." in term else ()
+        for term, node in zip(terms, nodes, strict=True)
+    ]
+    shape = broadcast_shapes(*hidden)
+    free = "".join(each for each in ascii_letters if each not in subscripts)[: len(shape)]
+    if not arrow:
+        named = "".join(terms).replace("...", "")
+        output = "..." + "".join(sorted(each for each in set(named) if named.count(each) == 1))
+    spread = [
+        ops.broadcast_to(node, _widened(node.shape, term.index("..."), own, shape)) if "..." in term else node
+        for term, node, own in zip(terms, nodes, hidden, strict=True)
+    ]
+    written = [
+        term.replace("...", free[len(free) - len(own) :]) for term, own in zip(terms, hidden, strict=True)
+    ]
+    return ",".join(written) + "->" + output.replace("...", free), spread
+
+
+def _widened(shape: Shape, at: int, own: Shape, common: Shape) -> Shape:
+    """`shape` with the extents `own`, which begin at an axis, broadcast to the last ones of `common`."""
+    return (*shape[:at], *common[len(common) - len(own) :], *shape[at + len(own) :])
+
+
 EINSUM = Primitive(
     "einsum",
-    "Sum of products over labelled axes, in Einstein's notation (no ellipsis).",
+    "Sum of products over labelled axes, in Einstein's notation.",
     _einsum_type,
     lambda xp, *arrays, subscripts: xp.einsum(subscripts, *arrays, optimize=len(arrays) > 2),
     _einsum_pullback,
@@ -178,6 +210,8 @@ EINSUM = Primitive(
         Sample((Draw((0, 3)), Draw((3,))), {"subscripts": "ij,j->i"}),
     ),
     _einsum_surface,
+    oracle="numpy.einsum",
+    spelling=lambda function, *arrays, subscripts: function(subscripts, *arrays),
     ulps=16.0,
 )
 
@@ -216,7 +250,8 @@ def _product(extents: Any) -> int:
 
 
 def _vecdot(ops: Any, a: Any, b: Any, axis: int = -1) -> Any:
-    return ops.sum(ops.multiply(a, b), axis=axis)
+    products = ops.multiply(a, b)
+    return ops.astype(ops.sum(products, axis=axis), products.dtype)
 
 
 def _outer(ops: Any, a: Any, b: Any) -> Any:
@@ -237,6 +272,13 @@ RECORDS: tuple[Primitive | Composite, ...] = (
         ),
         oracle="numpy.tensordot",
     ),
-    Composite("vecdot", "Dot product along an axis.", _vecdot, (Sample((Draw((2, 3)), Draw((3,)))),), oracle="numpy.vecdot"),
-    Composite("outer", "Outer product of two vectors.", _outer, (Sample((Draw((2,)), Draw((3,)))),), oracle="numpy.outer"),
+    Composite(
+        "vecdot", "Dot product along an axis.", _vecdot,
+        (Sample((Draw((2, 3)), Draw((3,)))), Sample((Draw((3, 2)), Draw((3, 1))), {"axis": 0})),
+        oracle="numpy.vecdot",
+    ),
+    Composite(
+        "outer", "Outer product of two vectors.", _outer, (Sample((Draw((2,)), Draw((3,)))),),
+        oracle="numpy.outer",
+    ),
 )  # fmt: skip

@@ -33,6 +33,14 @@ def threefry(xp: Any, key_0: Any, key_1: Any, word_0: Any, word_1: Any) -> tuple
     return x, y
 
 
+# Known answers: a vector of Random123 (through `fold_in`, whose counter is (0, number)), JAX's threefry_2x32.
+_FIRST_VECTOR = np.array([0x6B200159, 0x99BA4EFE], np.uint32)
+_BITS_OF_0_7 = np.array([276534068, 861967409, 1905761346, 1641862660, 2900896126], np.uint32)
+_BITS_OF_3_9 = np.array(
+    [[3013943874, 3724538177, 490816266], [3077744205, 1419986470, 2835802116]], np.uint32
+)
+
+
 def _check_key(key: Type) -> None:
     if key.shape != (2,) or key.dtype != np.uint32:
         raise ShapeError(
@@ -67,8 +75,8 @@ BITS = Primitive(
     _bits,
     None,
     (
-        Sample((np.array([0, 7], np.uint32),), {"shape": (5,)}),
-        Sample((np.array([3, 9], np.uint32),), {"shape": (2, 3)}),
+        Sample((np.array([0, 7], np.uint32),), {"shape": (5,)}, value=_BITS_OF_0_7),
+        Sample((np.array([3, 9], np.uint32),), {"shape": (2, 3)}, value=_BITS_OF_3_9),
         Sample((np.array([3, 9], np.uint32),), {"shape": (0,)}),
     ),
     analytic=False,
@@ -87,13 +95,18 @@ def _fold(xp: Any, key: Any, data: Any) -> Any:
     return xp.concatenate([first, second])
 
 
-FOLD = Primitive(
+FOLD: Primitive = Primitive(
     "fold_in",
     "A new key from a key and a number.",
     _fold_type,
     _fold,
     None,
-    (Sample((np.array([0, 7], np.uint32), np.array(5, np.uint32))),),
+    (
+        Sample((np.array([0, 0], np.uint32), np.array(0, np.uint32)), value=_FIRST_VECTOR),
+        Sample(
+            (np.array([0, 7], np.uint32), np.array(5, np.uint32)), value=np.array([3583082021, 1947592014])
+        ),
+    ),
     lambda ops, key, data: ops.apply(
         FOLD, [ops.node(key), ops.node(np.uint32(data & 0xFFFFFFFF) if isinstance(data, int) else data)]
     ),

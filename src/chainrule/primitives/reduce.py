@@ -5,25 +5,21 @@ In the records `axis` is a sorted tuple of front-counted axes; the surface accep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from chainrule.errors import ShapeError
-from chainrule.primitive import Composite, Draw, Primitive, Rule, Sample
-from chainrule.types import Shape, Type, normalise_axes, normalise_axis
-
-
-def _reduced(shape: Shape, axis: tuple[int, ...], keepdims: bool) -> Shape:
-    if keepdims:
-        return tuple(1 if k in axis else extent for k, extent in enumerate(shape))
-    return tuple(extent for k, extent in enumerate(shape) if k not in axis)
+from chainrule.primitive import Draw, Primitive, Rule, Sample
+from chainrule.primitives._define import reduced_shape, sum_dtype
+from chainrule.types import Type, normalise_axes, normalise_axis
 
 
 def _spread(ops: Any, value: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     """A reduced value back in a shape that broadcasts against `x`."""
-    return value if keepdims else ops.reshape(value, _reduced(x.shape, axis, True))
+    return value if keepdims else ops.reshape(value, reduced_shape(x.shape, axis, True))
 
 
 _SAMPLES = (
@@ -47,16 +43,17 @@ def _reduction(
     pullback: Rule | None,
     *,
     dtype: Callable[[np.dtype[Any]], np.dtype[Any]] = lambda dtype: dtype,
-    kind: str = "any",
+    kind: str = "number",
     empty: bool = True,
     analytic: bool = True,
-    oracle: str | None = None,
+    oracle: str | Rule | None = None,
+    extra: tuple[Sample, ...] = (),
     ulps: float = 16.0,
 ) -> Primitive:
     def infer(x: Type, axis: tuple[int, ...], keepdims: bool) -> Type:
         if not empty and any(x.shape[k] == 0 for k in axis):
             raise ShapeError(f"{name} over an axis of length 0 has no value; the shape is {x.shape}")
-        return Type(_reduced(x.shape, axis, keepdims), dtype(x.dtype))
+        return Type(reduced_shape(x.shape, axis, keepdims), dtype(x.dtype))
 
     def surface(ops: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         (node,) = ops.promote(name, [x], kind)
@@ -64,14 +61,10 @@ def _reduction(
 
     record = Primitive(
         name, doc, infer, meaning, None if pullback is None else (pullback,),
-        _SAMPLES + (_EMPTY if empty else ()), surface,
+        _SAMPLES + (_EMPTY if empty else ()) + extra, surface,
         analytic=analytic, oracle=oracle or f"numpy.{name}", ulps=ulps,
     )  # fmt: skip
     return record
-
-
-def _sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.add.reduce(np.zeros(1, dtype)).dtype  # type: ignore[no-any-return]
 
 
 def _where_equal(ops: Any, g: Any, y: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
@@ -82,12 +75,10 @@ def _where_equal(ops: Any, g: Any, y: Any, x: Any, axis: tuple[int, ...], keepdi
 
 
 def _logsumexp(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
-    if any(x.shape[k] == 0 for k in axis):
-        return xp.log(xp.sum(xp.exp(x), axis=axis, keepdims=keepdims))
-    largest = xp.max(xp.real(x), axis=axis, keepdims=True)
+    largest = xp.max(xp.real(x), axis=axis, keepdims=True, initial=-np.inf)
     largest = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
     total = xp.log(xp.sum(xp.exp(x - largest), axis=axis, keepdims=True)) + largest
-    return xp.reshape(total, _reduced(x.shape, axis, keepdims))
+    return xp.reshape(total, reduced_shape(x.shape, axis, keepdims))
 
 
 SUM = _reduction(
@@ -95,23 +86,39 @@ SUM = _reduction(
     "Sum along axes.",
     lambda xp, x, axis, keepdims: xp.sum(x, axis=axis, keepdims=keepdims),
     lambda ops, g, y, x, axis, keepdims: ops.broadcast_to(_spread(ops, g, x, axis, keepdims), x.shape),
-    dtype=_sum_dtype,
+    dtype=sum_dtype,
 )
 MAX = _reduction(
     "max",
     "The largest along axes; ties share the derivative equally.",
     lambda xp, x, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims),
-    lambda ops, g, y, x, axis, keepdims: _where_equal(ops, g, y, x, axis, keepdims),
+    _where_equal,
     empty=False,
     analytic=False,
+    extra=tuple(
+        Sample(
+            (np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]),),
+            {"axis": (1,), "keepdims": keepdims},
+            convention=([[0.0, 0.5, 0.5], [1 / 3, 1 / 3, 1 / 3]],),
+        )
+        for keepdims in (False, True)
+    ),
 )
 MIN = _reduction(
     "min",
     "The smallest along axes; ties share the derivative equally.",
     lambda xp, x, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims),
-    lambda ops, g, y, x, axis, keepdims: _where_equal(ops, g, y, x, axis, keepdims),
+    _where_equal,
     empty=False,
     analytic=False,
+    extra=tuple(
+        Sample(
+            (np.array([[3.0, 1.0, 1.0], [2.0, 2.0, 2.0]]),),
+            {"axis": (1,), "keepdims": keepdims},
+            convention=([[0.0, 0.5, 0.5], [1 / 3, 1 / 3, 1 / 3]],),
+        )
+        for keepdims in (False, True)
+    ),
 )
 LOGSUMEXP = _reduction(
     "logsumexp",
@@ -121,8 +128,26 @@ LOGSUMEXP = _reduction(
         _spread(ops, g, x, axis, keepdims), ops.exp(ops.subtract(x, _spread(ops, y, x, axis, keepdims)))
     ),
     kind="float",
-    oracle="scipy.special.logsumexp",
+    oracle=lambda x, axis, keepdims: np.logaddexp.reduce(x, axis=axis, keepdims=keepdims),
+    extra=(
+        Sample(
+            (np.array([1000.0, 900.0, 1000.0]),),
+            {"axis": (0,), "keepdims": False},
+            value=1000.0 + math.log(2),
+            convention=([0.5, 0.0, 0.5],),
+        ),
+        Sample(
+            (np.array([[-np.inf, 2.0], [-np.inf, -np.inf]]),),
+            {"axis": (1,), "keepdims": False},
+            value=[2.0, -np.inf],
+            convention=([[0.0, 1.0], [np.nan, np.nan]],),
+        ),
+    ),
 )
+_TRUTHS = (
+    Sample((np.array([[True, False], [True, True], [False, False]]),), {"axis": (1,), "keepdims": False}),
+)
+
 ANY = _reduction(
     "any",
     "True where at least one element is true.",
@@ -130,6 +155,7 @@ ANY = _reduction(
     None,
     dtype=lambda dtype: np.dtype(bool),
     analytic=False,
+    extra=_TRUTHS,
 )
 ALL = _reduction(
     "all",
@@ -138,6 +164,7 @@ ALL = _reduction(
     None,
     dtype=lambda dtype: np.dtype(bool),
     analytic=False,
+    extra=_TRUTHS,
 )
 
 
@@ -146,7 +173,7 @@ def _position(name: str, doc: str) -> Primitive:
     def infer(x: Type, axis: int) -> Type:
         if x.shape[axis] == 0:
             raise ShapeError(f"{name} over an axis of length 0 has no value; the shape is {x.shape}")
-        return Type(_reduced(x.shape, (axis,), False), np.dtype(np.int64))
+        return Type(reduced_shape(x.shape, (axis,), False), np.dtype(np.int64))
 
     def surface(ops: Any, x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
         node = ops.node(x)
@@ -164,7 +191,14 @@ def _position(name: str, doc: str) -> Primitive:
         lambda xp, x, axis: getattr(xp, name)(x, axis=axis).astype(np.int64),
         None,
         tuple(
-            Sample((Draw(shape),), {"axis": axis}) for shape, axis in (((4,), 0), ((2, 3), 1), ((2, 3, 4), 1))
+            Sample((operand,), {"axis": axis})
+            for operand, axis in (
+                (Draw((4,)), 0),
+                (Draw((2, 3)), 1),
+                (Draw((2, 3, 4)), 1),
+                (Draw((2, 0)), 0),
+                (np.array([2.0, 1.0, 2.0, 1.0]), 0),  # the first among equals
+            )
         ),
         surface,
         analytic=False,
@@ -192,26 +226,29 @@ ARGSORT = Primitive(
         Sample((Draw((5,)),), {"axis": 0}),
         Sample((Draw((2, 4)),), {"axis": 1}),
         Sample((Draw((0,)),), {"axis": 0}),
+        Sample((np.tile([2.0, 1.0], 20),), {"axis": 0}, value=[*range(1, 40, 2), *range(0, 40, 2)]),
     ),
     _argsort_surface,
     analytic=False,
-    oracle="numpy.argsort",
+    oracle=lambda x, axis: np.lexsort((x,), axis=axis),
 )
 
 
 # -- running sums ----------------------------------------------------------------------------------------
-def _cumulative_surface(ops: Any, x: Any, axis: int | None = None, include_initial: bool = False) -> Any:
+def _cumulative_surface(
+    ops: Any, x: Any, axis: int | None = None, include_initial: bool = False, reverse: bool = False
+) -> Any:
     node = ops.node(x)
     if axis is None:
         if node.ndim != 1:
             raise ShapeError(f"cumulative_sum needs an axis for an array of {node.ndim} dimensions")
         axis = 0
     k = normalise_axis(axis, node.ndim)
-    total = ops.apply(CUMULATIVE_SUM, [node], axis=k, reverse=False)
+    total = ops.apply(CUMULATIVE_SUM, [node], axis=k, reverse=bool(reverse))
     if not include_initial:
         return total
-    first = ops.zeros(Type((*node.shape[:k], 1, *node.shape[k + 1 :]), total.dtype))
-    return ops.concat([first, total], axis=k)
+    zero = ops.zeros(Type((*node.shape[:k], 1, *node.shape[k + 1 :]), total.dtype))
+    return ops.concat([total, zero] if reverse else [zero, total], axis=k)
 
 
 def _cumulative(xp: Any, x: Any, axis: int, reverse: bool) -> Any:
@@ -220,12 +257,18 @@ def _cumulative(xp: Any, x: Any, axis: int, reverse: bool) -> Any:
     return xp.cumsum(x, axis=axis)
 
 
+def _triangular_sum(x: Any, axis: int, reverse: bool) -> Any:
+    """The running sum as a product with a triangular matrix."""
+    ones = np.tri(x.shape[axis]).T if reverse else np.tri(x.shape[axis])
+    return np.moveaxis(np.tensordot(ones, x, axes=(1, axis)), 0, axis)
+
+
 CUMULATIVE_SUM = Primitive(
     "cumulative_sum",
     "Running sum along an axis (from the end when reverse).",
-    lambda x, axis, reverse: Type(x.shape, _sum_dtype(x.dtype)),
+    lambda x, axis, reverse: Type(x.shape, sum_dtype(x.dtype)),
     _cumulative,
-    (lambda ops, g, y, x, axis, reverse: ops.apply(CUMULATIVE_SUM, [g], axis=axis, reverse=not reverse),),
+    (lambda ops, g, y, x, axis, reverse: ops.cumulative_sum(g, axis=axis, reverse=not reverse),),
     (
         Sample((Draw((4,)),), {"axis": 0, "reverse": False}),
         Sample((Draw((2, 3)),), {"axis": 1, "reverse": True}),
@@ -233,78 +276,9 @@ CUMULATIVE_SUM = Primitive(
         Sample((Draw((0,)),), {"axis": 0, "reverse": False}),
     ),
     _cumulative_surface,
+    oracle=_triangular_sum,
     ulps=16.0,
 )
 
 
-# -- combinations ----------------------------------------------------------------------------------------
-def _prod(ops: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Multiplied pairwise as a tree: right at zeros, in derivatives of every order."""
-    node = ops.node(x)
-    if node.dtype.kind == "b":
-        node = ops.astype(node, np.int64)
-    axes = normalise_axes(axis, node.ndim)
-    kept = tuple(k for k in range(node.ndim) if k not in axes)
-    count = int(np.prod([node.shape[k] for k in axes], dtype=np.int64))
-    y = ops.reshape(ops.permute_dims(node, kept + axes), tuple(node.shape[k] for k in kept) + (count,))
-    if count == 0:
-        y = ops.full(Type((*y.shape[:-1], 1), y.dtype), 1)
-    while y.shape[-1] > 1:
-        half = y.shape[-1] // 2
-        pairs = ops.multiply(
-            ops.getitem(y, (..., slice(0, half))), ops.getitem(y, (..., slice(half, 2 * half)))
-        )
-        rest = ops.getitem(y, (..., slice(2 * half, None)))
-        y = ops.concat([pairs, rest], axis=-1) if rest.shape[-1] else pairs
-    return ops.reshape(y, _reduced(node.shape, axes, keepdims))
-
-
-def _mean(ops: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    (node,) = ops.promote("mean", [x], "float")
-    axes = normalise_axes(axis, node.ndim)
-    count = int(np.prod([node.shape[k] for k in axes], dtype=np.int64))
-    return ops.divide(ops.sum(node, axis=axes, keepdims=keepdims), count)
-
-
-def _var(ops: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    (node,) = ops.promote("var", [x], "float")
-    axes = normalise_axes(axis, node.ndim)
-    count = int(np.prod([node.shape[k] for k in axes], dtype=np.int64))
-    centred = ops.subtract(node, _mean(ops, node, axes, True))
-    return ops.divide(ops.sum(ops.square(centred), axis=axes, keepdims=keepdims), max(count - correction, 0))
-
-
-def _std(ops: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    return ops.sqrt(_var(ops, x, axis, correction, keepdims))
-
-
-def _softmax(ops: Any, x: Any, axis: int = -1) -> Any:
-    return ops.exp(_log_softmax(ops, x, axis))
-
-
-def _log_softmax(ops: Any, x: Any, axis: int = -1) -> Any:
-    return ops.subtract(x, ops.logsumexp(x, axis=axis, keepdims=True))
-
-
-def _sort(ops: Any, x: Any, axis: int = -1) -> Any:
-    return ops.take_along_axis(x, ops.argsort(x, axis=axis), axis=axis)
-
-
-_CALLS = (
-    Sample((Draw((2, 3)),), {"axis": 0}),
-    Sample((Draw((2, 3, 2)),), {"axis": (0, 2), "keepdims": True}),
-    Sample((Draw((3,)),), {}),
-)
-_ALONG = (Sample((Draw((4,)),), {}), Sample((Draw((2, 3)),), {"axis": 0}))
-_WITH_ZEROS = (Sample((np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 1.5]]),), {"axis": 1}),)
-
-RECORDS: tuple[Primitive | Composite, ...] = (
-    SUM, MAX, MIN, LOGSUMEXP, ANY, ALL, ARGMAX, ARGMIN, ARGSORT, CUMULATIVE_SUM,
-    Composite("prod", "Product along axes.", _prod, _CALLS + _WITH_ZEROS, oracle="numpy.prod"),
-    Composite("mean", "Arithmetic mean along axes.", _mean, _CALLS, oracle="numpy.mean"),
-    Composite("var", "Variance along axes; divides by n - correction.", _var, _CALLS, oracle="numpy.var"),
-    Composite("std", "Standard deviation along axes; divides by n - correction.", _std, _CALLS, oracle="numpy.std"),
-    Composite("softmax", "exp(x) normalised to sum 1 along an axis.", _softmax, _ALONG),
-    Composite("log_softmax", "Logarithm of softmax along an axis.", _log_softmax, _ALONG),
-    Composite("sort", "Sorted ascending along an axis.", _sort, _ALONG, analytic=False, oracle="numpy.sort"),
-)  # fmt: skip
+RECORDS = (SUM, MAX, MIN, LOGSUMEXP, ANY, ALL, ARGMAX, ARGMIN, ARGSORT, CUMULATIVE_SUM)
