@@ -1,5 +1,6 @@
 """Layers: what they do that PyTorch's comparison cannot show: errors, randomness, tracing, initial values."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,16 @@ def test_a_traced_step_is_the_eager_step(name: str) -> None:
             assert value.tolist() == traced.state_dict()[path].tolist(), path
 
 
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(4)], ids=["dropout", "batch norm"])
+def test_eval_reaches_a_function_that_was_compiled_in_training(layer: nn.Module) -> None:
+    compiled, x = cr.compile(layer), cr.asarray(numbers(5, 4))
+    trained = compiled(x).tolist()
+    layer.eval()
+    assert compiled(x).tolist() == layer(x).tolist() != trained
+    layer.train()
+    assert compiled(x).tolist() != layer.eval()(x).tolist()
+
+
 def test_an_ignored_class_is_ignored_in_a_traced_loss_too() -> None:
     logits, target = cr.asarray(numbers(4, 3)), cr.asarray([0, -100, 2, -100])
     kept = functional.cross_entropy(logits[::2], target[::2])
@@ -252,7 +263,60 @@ def test_an_ignored_class_is_ignored_in_a_traced_loss_too() -> None:
     assert functional.cross_entropy(logits, target).item() == pytest.approx(kept.item(), rel=1e-6)
 
 
-# -- activations whose branches overflow -------------------------------------------------------------------
+def test_recomputed_layers_draw_the_same_numbers_and_count_the_batch_once() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Tanh())
+
+    def step(model: nn.Module, wrap: Any) -> Any:
+        with cr.random.stream(cr.random.key(3)):
+            return cr.value_and_grad(lambda m: cr.sum(wrap(m)(numbers(6, 4)) ** 2))(model)
+
+    kept, recomputed = seeded(build), seeded(build)
+    value, gradients = step(kept, lambda m: m)
+    again, by_path = step(recomputed, cr.checkpoint)
+    assert value.item() == again.item()
+    assert {path: each.tolist() for path, each in gradients.items()} == {
+        path: each.tolist() for path, each in by_path.items()
+    }
+    for path, state in kept.state_dict().items():
+        assert state.tolist() == recomputed.state_dict()[path].tolist(), path
+
+
+# -- activations -------------------------------------------------------------------------------------------
+FORMULAS: dict[str, tuple[nn.Module, Any]] = {
+    "ReLU": (nn.ReLU(), lambda x: max(x, 0.0)),
+    "LeakyReLU": (nn.LeakyReLU(0.2), lambda x: x if x > 0 else 0.2 * x),
+    "ELU": (nn.ELU(1.5), lambda x: x if x > 0 else 1.5 * math.expm1(x)),
+    "GELU": (nn.GELU(), lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2))),
+    "GELU tanh": (
+        nn.GELU("tanh"),
+        lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "SiLU": (nn.SiLU(), lambda x: x / (1 + math.exp(-x))),
+    "Tanh": (nn.Tanh(), math.tanh),
+    "Sigmoid": (nn.Sigmoid(), lambda x: 1 / (1 + math.exp(-x))),
+    "Softplus": (nn.Softplus(2.0), lambda x: math.log1p(math.exp(2 * x)) / 2 if 2 * x <= 20 else x),
+    "Identity": (nn.Identity(), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_activations_follow_their_formula(name: str) -> None:
+    layer, formula = FORMULAS[name]
+    x = np.array([-30.0, -3.0, -0.1, 0.0, 0.1, 3.0, 30.0])
+    # 0.5 x (1 + tanh) cancels for x far below 0: it has the digits of 1, not those of its value.
+    np.testing.assert_allclose(layer(cr.asarray(x)), [formula(each) for each in x], rtol=1e-13, atol=1e-15)
+    assert layer(cr.asarray([1, 2])).dtype in (np.float64, np.int64)  # integers as in NumPy
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_softmax_and_its_logarithm(dim: int) -> None:
+    x = numbers(3, 4).astype(np.float64)
+    expected = np.exp(x) / np.exp(x).sum(axis=dim, keepdims=True)
+    np.testing.assert_allclose(nn.Softmax(dim)(cr.asarray(x)), expected, rtol=1e-13)
+    np.testing.assert_allclose(nn.LogSoftmax(dim)(cr.asarray(x)), np.log(expected), rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     "build", [nn.ELU, nn.Softplus, nn.GELU, lambda: nn.GELU("tanh"), nn.SiLU, nn.LeakyReLU]
 )
@@ -270,6 +334,23 @@ def test_flatten() -> None:
     assert functional.flatten(cr.asarray(1.0)).shape == (1,)
     flat = cr.asarray(numbers(2, 3))
     assert nn.Flatten()(flat) is flat
+
+
+def test_repr_shows_how_a_layer_was_built() -> None:
+    layers = [
+        nn.Embedding(3, 2, padding_idx=0), nn.BatchNorm1d(2, momentum=None), nn.Flatten(), nn.LeakyReLU(),
+        nn.ELU(), nn.Softplus(), nn.Softmax(), nn.LogSoftmax(1),
+    ]  # fmt: skip
+    assert [repr(layer) for layer in layers] == [
+        "Embedding(3, 2, padding_idx=0)",
+        "BatchNorm1d(2, eps=1e-05, momentum=None, affine=True, track_running_stats=True)",
+        "Flatten(start_dim=1, end_dim=-1)",
+        "LeakyReLU(negative_slope=0.01)",
+        "ELU(alpha=1.0)",
+        "Softplus(beta=1.0, threshold=20.0)",
+        "Softmax(dim=-1)",
+        "LogSoftmax(dim=1)",
+    ]
 
 
 def test_identity_ignores_what_it_is_built_with() -> None:

@@ -64,6 +64,65 @@ def test_known_values() -> None:
     assert counts.tolist() == pytest.approx([1.0, math.exp(3) - 3])
 
 
+def surprise(logits: Any) -> Any:
+    """Minus the logarithm of the softmax along axis 1, as in the textbook."""
+    return -np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+
+
+LOGITS = np.random.default_rng(0).normal(size=(5, 3))
+TARGET = np.array([0, 2, 1, 1, 2])
+WEIGHT = np.array([0.5, 1.0, 3.0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_cross_entropy_follows_its_formula(smoothing: float) -> None:
+    wanted = (1 - smoothing) * np.eye(3)[TARGET] + smoothing / 3
+    rows = (wanted * WEIGHT * surprise(LOGITS)).sum(axis=1)
+    x = cr.asarray(LOGITS)
+    numbered = nn.CrossEntropyLoss(WEIGHT, label_smoothing=smoothing)
+    assert numbered(x, TARGET).item() == pytest.approx(rows.sum() / WEIGHT[TARGET].sum(), rel=1e-13)
+    each = nn.CrossEntropyLoss(WEIGHT, reduction="none", label_smoothing=smoothing)
+    np.testing.assert_allclose(each(x, TARGET), rows, rtol=1e-13)
+    np.testing.assert_allclose(each(x, np.eye(3)[TARGET]), rows, rtol=1e-13)  # the same as probabilities
+    average = nn.CrossEntropyLoss(WEIGHT, label_smoothing=smoothing)(x, np.eye(3)[TARGET])
+    assert average.item() == pytest.approx(rows.mean(), rel=1e-13)
+
+
+def test_nll_is_cross_entropy_after_log_softmax() -> None:
+    logs = functional.log_softmax(cr.asarray(LOGITS), dim=1)
+    for options in ({}, {"weight": WEIGHT}, {"ignore_index": 1}, {"weight": WEIGHT, "ignore_index": 2}):
+        expected = nn.CrossEntropyLoss(**options)(cr.asarray(LOGITS), TARGET).item()
+        assert nn.NLLLoss(**options)(logs, TARGET).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_modules_keep_the_options_of_the_functions() -> None:
+    x, y = cr.asarray(LOGITS), np.abs(np.random.default_rng(1).normal(size=(5, 3)))
+    z = LOGITS
+    expected = {
+        nn.MSELoss("sum"): ((z - y) ** 2).sum(),
+        nn.L1Loss(): np.abs(z - y).mean(),
+        nn.HuberLoss(delta=0.5): np.where(
+            np.abs(z - y) < 0.5, (z - y) ** 2 / 2, 0.5 * np.abs(z - y) - 0.125
+        ).mean(),
+        nn.SmoothL1Loss(beta=0.0): np.abs(z - y).mean(),
+        nn.BCEWithLogitsLoss(weight=[1.0, 2.0, 0.5], pos_weight=[2.0, 1.0, 4.0]): (
+            np.array([1.0, 2.0, 0.5])
+            * (np.array([2.0, 1.0, 4.0]) * y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z)))
+        ).mean(),
+        nn.PoissonNLLLoss(log_input=False, full=True): (
+            y - (4 * y) * np.log(y + 1e-8) + stirling(4 * y)
+        ).mean(),
+    }  # fmt: skip
+    for loss, value in expected.items():
+        given = (cr.asarray(y), 4 * y) if isinstance(loss, nn.PoissonNLLLoss) else (x, y)
+        assert loss(*given).item() == pytest.approx(value, rel=1e-13), loss
+
+
+def stirling(count: Any) -> Any:
+    safe = np.maximum(count, 1)
+    return np.where(count > 1, safe * np.log(safe) - safe + 0.5 * np.log(2 * math.pi * safe), 0)
+
+
 def test_bce_keeps_its_digits_where_the_answer_is_sure() -> None:
     loss = functional.binary_cross_entropy_with_logits
     x = cr.asarray(np.array([40.0, 800.0, -40.0]))

@@ -9,6 +9,7 @@ from chainrule.errors import RecipeError
 from chainrule.nn.module import Module
 from chainrule.ops import as_node, ops
 from chainrule.tensor import Tensor, asarray
+from chainrule.trace import assume
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True, key: Any = None) -> Tensor:
@@ -48,7 +49,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, input: Any) -> Tensor:
-        return dropout(input, self.p, self.training)
+        return dropout(input, self.p, assume(self, "training"))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

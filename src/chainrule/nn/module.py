@@ -79,9 +79,9 @@ class Module:
         if isinstance(held, Cell) and not (value is None or isinstance(value, Cell)):
             kind = "Parameter" if isinstance(held, Parameter | Frozen) else "Buffer"
             raise ChainruleError(
-                f"self.{name} of {type(self).__name__} is a {kind}; a {type(value).__name__} in its place would "
-                f"take it out of the model{at_user_line()}. Write self.{name}.assign(value) to change its value, "
-                f"self.{name} = cr.nn.{kind}(value) for a new one, or self.{name} = None to remove it"
+                f"self.{name} of {type(self).__name__} is a {kind}; a {type(value).__name__} in its place "
+                f"would take it out of the model{at_user_line()}. Write self.{name}.assign(value) to change "
+                f"its value, self.{name} = cr.nn.{kind}(value) for a new one, or None to have none"
             )
         super().__setattr__(name, value)
         for path, held in _held(name, value):

@@ -14,6 +14,7 @@ from chainrule.nn.module import Module
 from chainrule.ops import as_node, ops
 from chainrule.origin import at_user_line
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
+from chainrule.trace import assume
 
 
 def batch_norm(
@@ -108,9 +109,10 @@ class BatchNorm1d(Module):
                 f"BatchNorm1d takes shape (rows, {self.num_features}) or (rows, {self.num_features}, "
                 f"length), but was given {x.shape}{at_user_line()}"
             )
+        training = assume(self, "training")
         return batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias,
-            self.training, self._counted() if self.training else 0.0, self.eps,
+            training, self._counted() if training else 0.0, self.eps,
         )  # fmt: skip
 
     def _counted(self) -> Any:
