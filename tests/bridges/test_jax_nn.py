@@ -5,7 +5,7 @@ of sums that cancel to 0, as for a bias before a BatchNorm. The networks are wri
 below, so the two sides share no code but NumPy's arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,20 @@ from chainrule import nn
 from chainrule.nn import functional
 
 jax = pytest.importorskip("jax")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
 TOLERANCE = 1e-8
 CANCELLATION = 1e-14
 Array = np.ndarray[Any, Any]
 Parameters = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:

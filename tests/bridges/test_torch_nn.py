@@ -6,7 +6,7 @@ cancels exactly leaves nothing but that rounding (the gradient of a bias before 
 gradient may also differ by 1e-14 of the largest gradient in the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -18,13 +18,19 @@ from chainrule import nn
 from chainrule.nn import functional
 
 torch = pytest.importorskip("torch")
-torch.set_default_dtype(torch.float64)
 torch_functional = torch.nn.functional
 
 TOLERANCE = 1e-10
 CANCELLATION = 1e-14
 ROWS = 7
 Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:
