@@ -11,7 +11,7 @@ import sys
 from chainrule.recipe import Recipe
 from chainrule.train import loop, table
 
-loop.CHECKPOINT_SECONDS = 0.02  # many checkpoints, so that kills fall between, before and inside them
+loop.CHECKPOINT_SECONDS = 0.05  # many checkpoints, so that kills fall between, before and inside them
 loop.SLICE_SECONDS = 0.01
 
 RECIPE = {
@@ -19,7 +19,7 @@ RECIPE = {
     "split": {"test": 0.1, "validation": 0.2},
     "network": {"hidden": [16, 16], "dropout": 0.2, "normalisation": "batch"},
     "optimizer": {"name": "adamw", "lr": 1e-3, "schedule": {"name": "one_cycle", "max_lr": 1e-2}},
-    "training": {"epochs": 40, "batch_size": 32, "clip_norm": 1.0, "early_stopping": 30},
+    "training": {"epochs": 25, "batch_size": 32, "clip_norm": 1.0, "early_stopping": 30},
 }
 
 

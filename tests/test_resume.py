@@ -22,8 +22,8 @@ RUNS, KILLS_PER_RUN = 7, 3
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
-    rows = generator.normal(size=(1500, 5))
-    y = np.sin(rows[:, 0]) + rows[:, 1] * rows[:, 2] + 0.1 * generator.normal(size=1500)
+    rows = generator.normal(size=(700, 5))
+    y = np.sin(rows[:, 0]) + rows[:, 1] * rows[:, 2] + 0.1 * generator.normal(size=700)
     path = tmp_path_factory.mktemp("resume") / "data.csv"
     lines = [",".join(f"{each:.6f}" for each in (*row, target)) for row, target in zip(rows, y, strict=True)]
     path.write_text("a,b,c,d,e,y\n" + "\n".join(lines) + "\n", encoding="utf-8")

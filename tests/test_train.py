@@ -177,6 +177,15 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
     assert len(run.history) < 50
 
 
+def test_a_negative_class_number_is_named() -> None:
+    with pytest.raises(DataError, match=r"class number -1, first in row"):
+        cr.fit(network(2), (X, np.where(X[:, 0] > 0, 1, -1)), loss=cr.nn.CrossEntropyLoss())
+
+
+def test_a_loss_given_as_a_module_is_measured_like_one_given_by_name() -> None:
+    assert "r2" in cr.fit(network(), (X, Y), loss=cr.nn.MSELoss(), epochs=1).metrics
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

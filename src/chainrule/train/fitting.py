@@ -20,7 +20,7 @@ from chainrule.tensor import Tensor
 from chainrule.train import metrics, table
 from chainrule.train.callbacks import Callback
 from chainrule.train.loop import Loop
-from chainrule.train.losses import TASKS, class_weights, make_loss
+from chainrule.train.losses import LOSSES, TASKS, class_weights, make_loss
 from chainrule.train.result import Run, finish, weights
 from chainrule.train.trainer import Trainer
 from chainrule.tree import flatten, unflatten
@@ -76,7 +76,7 @@ def fit(
         recipe = model if isinstance(model, Recipe) else Recipe.read(model)
         return table.fit_table(recipe, data=data, runs=runs, callbacks=callbacks)
     inputs, targets = _pair(data)
-    name = loss if isinstance(loss, str) else _fitting_loss(targets) if loss is None else ""
+    name = _loss_name(loss, targets)
     chosen = _optimizer(optimizer)
     training = Training(epochs, batch_size, clip_norm, early_stopping, restore_best, seed, backend)
     recipe = _recipe(model, (inputs, targets), name, class_weight, chosen, training, validation)
@@ -93,17 +93,31 @@ def fit(
     )  # fmt: skip
     reason = table.run_loop(loop, folder)
     model.eval()
-    task = TASKS.get(name, "regression" if name in ("mse", "l1", "huber") else "")
-    result: dict[str, Any] = {"task": task, "reason": reason, "epochs": len(loop.history), "metrics": {}}
-    if held_out is not None and task:
-        measured = metrics.measure(task, held_out[1], trainer.predict(held_out[0]))
-        result["metrics"]["validation"] = measured
-        headline = metrics.HEADLINE[task]
-        result["headline"] = {"metric": headline, "value": measured.get(headline), "on": "validation"}
+    result = _result(TASKS.get(name, ""), reason, loop, held_out)
     if folder is not None:
         finish(folder, model, result)
         storage.record(folder, "finished", result)
     return Run(recipe, model, loop.history, result, trainer.predict, folder)
+
+
+def _result(task: str, reason: str, loop: Loop, held_out: tuple[Any, Any] | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"task": task, "reason": reason, "epochs": len(loop.history), "metrics": {}}
+    if held_out is not None and task:
+        measured = metrics.measure(task, held_out[1], loop.trainer.predict(held_out[0]))
+        headline = metrics.HEADLINE[task]
+        result["metrics"]["validation"] = measured
+        result["headline"] = {"metric": headline, "value": measured.get(headline), "on": "validation"}
+    return result
+
+
+def _loss_name(loss: str | Callable[..., Any] | None, targets: Any) -> str:
+    """The name of the loss, by which its task is known; "" for a function of the user's own."""
+    if isinstance(loss, str):
+        return loss
+    if loss is None:
+        kind = flatten(targets)[0][0].dtype.kind
+        return "mse" if kind == "f" else "bce_with_logits" if kind == "b" else "cross_entropy"
+    return next((name for name, kind in LOSSES.items() if type(loss) is kind), "")
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -134,11 +148,6 @@ def _arrays(value: Any) -> Any:
     return unflatten(
         structure, [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves]
     )
-
-
-def _fitting_loss(targets: Any) -> str:
-    kind = flatten(targets)[0][0].dtype.kind
-    return "mse" if kind == "f" else "bce_with_logits" if kind == "b" else "cross_entropy"
 
 
 def _named_loss(name: str, asked: str | Mapping[Any, float] | None, targets: Any) -> Any:

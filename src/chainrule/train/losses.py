@@ -23,7 +23,14 @@ LOSSES: dict[str, Callable[..., Any]] = {
 }
 FITTING = {"regression": "mse", "binary": "bce_with_logits", "multiclass": "cross_entropy"}
 """The loss "auto" means, by task."""
-TASKS = {"bce_with_logits": "binary", "cross_entropy": "multiclass", "nll": "multiclass"}
+TASKS = {
+    "mse": "regression",
+    "l1": "regression",
+    "huber": "regression",
+    "bce_with_logits": "binary",
+    "cross_entropy": "multiclass",
+    "nll": "multiclass",
+}
 
 
 def make_loss(name: str, options: Mapping[str, Any] | None = None, weights: Array | None = None) -> Any:
@@ -31,6 +38,8 @@ def make_loss(name: str, options: Mapping[str, Any] | None = None, weights: Arra
     if name not in LOSSES:
         raise RecipeError(f"there is no loss {name!r}; there are {', '.join(LOSSES)}")
     given = dict(options or {})
+    if name in ("cross_entropy", "nll"):
+        given.setdefault("ignore_index", None)  # class numbers are checked before: fewer nodes in every step
     if weights is not None:
         if name == "bce_with_logits":
             given["pos_weight"] = np.asarray(weights[1] / weights[0], np.float32)

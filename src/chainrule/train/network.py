@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,7 +52,8 @@ class TableNetwork(nn.Module):
 
     def settle(self, columns: Sequence[EmbeddedColumn]) -> None:
         """Give codes that no training row had the mean of the levels that had some."""
-        for embedding, column in zip(self.embeddings, columns, strict=True):
+        for module, column in zip(self.embeddings, columns, strict=True):
+            embedding = cast(nn.Embedding, module)
             untrained = list(column.untrained)
             if untrained:
                 weight = np.array(embedding.weight.numpy())

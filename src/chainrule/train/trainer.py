@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule import optim, random
+from chainrule import nn, optim, random
 from chainrule.backends.numpy import Executable
 from chainrule.errors import DataError, RunError, ShapeError
 from chainrule.nn import Module
@@ -159,6 +159,7 @@ class Trainer:
         chosen = (
             self._shuffled(len(leaves[0]), steps) if batches is None else iter(self._checked(batches, steps))
         )
+        self._check_classes(data[1])
         last = float("nan")
         state: dict[Cell, Any] = {}
         try:
@@ -210,6 +211,18 @@ class Trainer:
         if lengths == {0}:
             raise DataError("there are no rows to train on")
         return arrays, structure
+
+    def _check_classes(self, targets: Any) -> None:
+        """A negative class number would count from the end, as indices do in NumPy, and train in silence."""
+        if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
+            numbers = np.asarray(targets)
+            wrong = (numbers < 0) & (numbers != self.loss.ignore_index)
+            if numbers.dtype.kind in "iu" and wrong.any():
+                row = int(np.argwhere(wrong)[0][0])
+                raise DataError(
+                    f"the targets hold the class number {numbers[row]!s}, first in row {row}: classes are "
+                    "counted from 0. Number them 0, 1, 2, ..."
+                )
 
     @staticmethod
     def _batch(leaves: Sequence[Array], rows: Array) -> list[Array]:
