@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -112,7 +112,7 @@ class Active:
         further = self.nested or any(node.status in (OWNED, ABSTRACT) for node in (*nodes, *self.nodes))
         return self.recorded and further
 
-    def recording(self, *nodes: Node) -> AbstractContextManager[None]:
+    def recording(self, *nodes: Node) -> recording:
         """For the walk: keep its history if that can be used."""
         return recording(self.keeps_history(*nodes) or any(each.value is None for each in self.nodes))
 

@@ -93,7 +93,7 @@ def _call_pullback(
         for cotangent, output in zip(g, graph.outputs, strict=True)
         if output.floating
     ]
-    found = iter(items(ops.apply(CALL, [*operands, *given], graph=pullback_graph(graph))))
+    found = iter(items(vocabulary.apply(CALL, [*operands, *given], graph=pullback_graph(graph))))
     return [next(found) if operand.floating else None for operand in operands]
 
 
@@ -202,7 +202,7 @@ class custom_vjp:  # noqa: N801 - a decorator, named as in JAX
         self.function = function
         self.forward: Callable[..., Any] | None = None
         self.backward: Callable[..., Any] | None = None
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())  # name and doc, not the attributes of a wrapped object
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
         """Set the forward and backward functions."""

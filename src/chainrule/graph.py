@@ -110,7 +110,10 @@ class Node:
     @property
     def floating(self) -> bool:
         """True when a derivative can flow through (some output of) this node."""
-        return any(each.dtype.kind == "f" for each in self.types)
+        type_ = self.type
+        if isinstance(type_, Type):
+            return type_.dtype.kind == "f"
+        return any(each.dtype.kind == "f" for each in type_)
 
     @property
     def layer(self) -> str:

@@ -83,16 +83,16 @@ def _scan_pullback(
         )
         cotangents = dict(zip([*moving, *(carries + k for k in emitted)], [*error, *out], strict=True))
         seeds = [_or_zeros(cotangents.get(k), each) for k, each in enumerate(graph.outputs) if each.floating]
-        found = items(ops.apply(CALL, [*point, *constants, *seeds], graph=step))
+        found = items(vocabulary.apply(CALL, [*point, *constants, *seeds], graph=step))
         earlier, of_series, of_shared = _split(found, len(errors), len(found) - len(errors) - len(sums))
         for k, each in zip(kept, extra, strict=True):
-            earlier[moving.index(k)] = ops.add(earlier[moving.index(k)], each)
-        totals = [ops.add(a, b) for a, b in zip(total, of_shared, strict=True)]
+            earlier[moving.index(k)] = vocabulary.add(earlier[moving.index(k)], each)
+        totals = [vocabulary.add(a, b) for a, b in zip(total, of_shared, strict=True)]
         return [Tensor(each) for each in (*earlier, *totals, *of_series)]
 
     types = [each.type for each in (*errors, *sums)] + [_element(each.type) for each in along]
     traced = trace_body(body, types + [each.type for each in captured], LoopTrace())
-    node = ops.apply(
+    node = vocabulary.apply(
         SCAN, [*errors, *sums, *along, *captured, *traced.captured],
         graph=traced.graph, carries=len(errors) + len(sums), sequences=len(along),
         length=length, reverse=not reverse, history=takes_part([*errors, *along, *captured]),

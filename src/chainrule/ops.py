@@ -6,9 +6,9 @@ one rule, two readings. Everything that makes a node goes through `apply`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, Token
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,33 @@ from chainrule.types import FLOAT32, Type, default_dtype, promote_dtypes
 
 _recording: ContextVar[bool] = ContextVar("chainrule_recording", default=True)
 Weak = bool | int | float  # Python scalars take the dtype of the arrays they meet
+_WEAK = (bool, int, float)  # the same for isinstance, which is faster with a tuple
 
 
-@contextmanager
-def recording(on: bool) -> Iterator[None]:
+class recording:  # noqa: N801 - used as a statement, `with recording(False):`, or as a decorator
     """Keep history inside the block, or do not."""
-    token = _recording.set(on)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+
+    __slots__ = ("_tokens", "on")
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_recording.set(self.on))
+
+    def __exit__(self, *_: object) -> None:
+        _recording.reset(self._tokens.pop())
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` as if every call stood inside the block."""
+
+        @wraps(function)
+        def inside(*arguments: Any, **options: Any) -> Any:
+            with recording(self.on):
+                return function(*arguments, **options)
+
+        return inside
 
 
 def is_recording() -> bool:
@@ -39,8 +56,8 @@ def is_recording() -> bool:
     return _recording.get()
 
 
-def no_grad() -> Any:
-    """Compute inside the block without keeping history: for evaluation and hand-written updates.
+def no_grad() -> recording:
+    """Compute inside the block (or the decorated function) without keeping history.
 
     >>> import chainrule as cr
     >>> x = cr.asarray(3.0)
@@ -146,8 +163,12 @@ class Ops:
         int8), "signed" (no booleans), "float" (all else becomes float64), "integer", "shift" (integers; booleans
         become int8) or "bool" (all else is compared with 0).
         """
-        given = [each if isinstance(each, Weak) else as_node(each) for each in operands]
+        given = [each if isinstance(each, _WEAK) else as_node(each) for each in operands]
         nodes = [each for each in given if isinstance(each, Node)]
+        if len(nodes) == len(given) and kind in _TAKE_FLOATS:
+            first = nodes[0].type.dtype
+            if first.kind == "f" and all(each.type.dtype is first for each in nodes):
+                return nodes  # nearly always
         scalars: list[Weak] = [each for each in given if not isinstance(each, Node)]
         if not nodes:
             nodes = [as_node(each) for each in scalars]
@@ -204,6 +225,7 @@ class Ops:
 
 
 _STOP = REGISTRY["stop_gradient"]
+_TAKE_FLOATS = ("number", "any", "float", "counted", "signed")  # kinds that compute in the dtype they are given
 
 
 def _flows(node: Node) -> bool:

@@ -41,7 +41,7 @@ class Compiled:
         self._specialisations: OrderedDict[Hashable, tuple[Program, reference.Executable]] = OrderedDict()
         self._count = 0
         self._lock = RLock()
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())  # name and doc, not the attributes of a wrapped object
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if inside_trace() or is_transforming():

@@ -15,7 +15,7 @@ from chainrule.graph import CONSTANT, ITEM, PLAIN, Node, reachable
 from chainrule.ops import Ops, no_grad, ops
 from chainrule.origin import Origin, at_user_line, because
 from chainrule.primitive import Primitive
-from chainrule.types import Type
+from chainrule.types import Shape, Type
 
 
 class ReverseWalk:
@@ -94,9 +94,9 @@ class ReverseWalk:
 
     def fit(self, node: Node, index: int, cotangent: Node, wanted: Type) -> Node:
         """Sum a cotangent over the axes along which the operand was broadcast."""
-        if cotangent.shape != wanted.shape:
+        if cotangent.shape != wanted.shape and _broadcasts(wanted.shape, cotangent.shape):
             cotangent = unbroadcast(self.ops, cotangent, wanted.shape)
-        if cotangent.dtype != wanted.dtype:
+        if cotangent.type != wanted:
             raise GraphError(
                 f"the pullback of {node.name} through operand {index} gave {cotangent.type}, not {wanted}"
             )
@@ -106,6 +106,12 @@ class ReverseWalk:
 def _record(node: Node) -> Primitive:
     assert node.primitive is not None
     return node.primitive
+
+
+def _broadcasts(shape: Shape, to: Shape) -> bool:
+    """True when NumPy would repeat an array of `shape` to the shape `to`."""
+    extra = len(to) - len(shape)
+    return extra >= 0 and all(a in (1, b) for a, b in zip(shape, to[extra:], strict=True))
 
 
 def unbroadcast(vocabulary: Ops, cotangent: Node, shape: tuple[int, ...]) -> Node:
