@@ -308,7 +308,7 @@ def _said(case: Case) -> tuple[Type, ...]:
 def _after(infer: Rule, fault: Callable[[Type], Type]) -> Rule:
     def wrong(*types: Type, **attributes: Any) -> Any:
         said = infer(*types, **attributes)
-        return fault(said) if isinstance(said, Type) else (fault(said[0]), *said[1:])
+        return fault(said) if isinstance(said, Type) else tuple(map(fault, said))
 
     return wrong
 

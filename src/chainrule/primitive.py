@@ -80,7 +80,7 @@ class Primitive:
     analytic: bool = True
     """The meaning also runs on complex numbers and is analytic, so a complex step gives its exact derivative."""
     ulps: float = 4.0
-    """Bound on the float32 error of one element, in units in the last place of the largest summand."""
+    """Bound on the float32 error of one element, in units in the last place of the largest number in the call."""
     oracle: str | Rule | None = None
     """An independent function that must agree: a dotted name ("numpy.exp") or a function of NumPy arrays."""
     spelling: Rule | None = None

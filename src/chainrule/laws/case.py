@@ -24,11 +24,13 @@ Record = Primitive | Composite
 Executable = Callable[[Sequence[Any]], Sequence[Any]]
 Backend = Callable[[Graph], Executable]
 
+ROUNDING = 1e-13  # a few hundred roundings of float64
+SINGLE_ROUNDING = 1e-5  # and of float32
 IMAGINARY_STEP = 1e-30  # f(x + ih) = f(x) + ih f'(x) + O(h²): far below rounding, no truncation error is left
 REAL_STEP = 2.0**-14  # small, so that few intervals hold a kink; rounding is then 1e-11, truncation 1e-18
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Case:
     """One record on one sample; `arrays` are the operands' values."""
 
@@ -38,10 +40,12 @@ class Case:
     walk: ReverseWalk = walk
     backends: Mapping[str, Backend] = field(default_factory=dict)
 
-    @cached_property
-    def random(self) -> np.random.Generator:
-        """Numbers that depend on the record alone, so that a new record does not change the others' cases."""
-        return np.random.default_rng(zlib.crc32(self.record.name.encode()))
+    def __post_init__(self) -> None:
+        self.seed("")
+
+    def seed(self, law: str) -> None:
+        """Begin the numbers of one law; they do not depend on which other laws and records there are."""
+        self.random = np.random.default_rng(zlib.crc32(f"{self.record.name} {law}".encode()))
 
     @cached_property
     def traced(self) -> Traced:
@@ -146,14 +150,14 @@ class Traced:
     @cached_property
     def pullback(self) -> Graph:
         """Operands, cotangents of floating outputs → cotangents of floating operands."""
-        return Graph((*self.inputs, *self.cotangents), tuple(_filled(self.found, self.active)))
+        return Graph((*self.inputs, *self.cotangents), tuple(filled(self.found, self.active)))
 
     @cached_property
     def second(self) -> Graph:
         """Operands, cotangents, a direction u per floating operand → derivative of ⟨u, pullback⟩ by each."""
         directions = self._new([each.type for each in self.active])
         found = self._walk(*_reached(self.found, directions), self.active)
-        return Graph((*self.inputs, *self.cotangents, *directions), tuple(_filled(found, self.active)))
+        return Graph((*self.inputs, *self.cotangents, *directions), tuple(filled(found, self.active)))
 
     @cached_property
     def tangent(self) -> Graph:
@@ -163,7 +167,7 @@ class Traced:
         """
         tangents = self._new([each.type for each in self.active])
         found = self._walk(*_reached(self.found, tangents), self.cotangents)
-        return Graph((*self.inputs, *self.cotangents, *tangents), tuple(_filled(found, self.floating)))
+        return Graph((*self.inputs, *self.cotangents, *tangents), tuple(filled(found, self.floating)))
 
     @cached_property
     def twice(self) -> Graph:
@@ -171,10 +175,11 @@ class Traced:
         again = [each for each in self._call(self.inputs) if each.floating]
         more = self._new([each.type for each in again])
         found = self._walk([*self.floating, *again], [*self.cotangents, *more], self.active)
-        return Graph((*self.inputs, *self.cotangents, *more), tuple(_filled(found, self.active)))
+        return Graph((*self.inputs, *self.cotangents, *more), tuple(filled(found, self.active)))
 
 
-def _filled(found: Sequence[Node | None], like: Sequence[Node]) -> list[Node]:
+def filled(found: Sequence[Node | None], like: Sequence[Node]) -> list[Node]:
+    """Cotangents, with zeros where none came back."""
     return [ops.zeros(node.type) if each is None else each for each, node in zip(found, like, strict=True)]
 
 
@@ -234,27 +239,32 @@ def inner(left: Sequence[Array], right: Sequence[Array]) -> float:
     return float(sum(np.sum(a * b) for a, b in zip(left, right, strict=True)))
 
 
-def size(arrays: Sequence[Array]) -> float:
-    """The largest magnitude in `arrays`, but at least 1: the scale against which errors are measured."""
-    return max([1.0, *(float(np.max(np.abs(each))) for each in arrays if each.size)])
+def rounding(graph: Graph) -> float:
+    """A few hundred roundings, in the lowest precision that the graph computes in."""
+    types = [each for node in graph.nodes for each in node.types]
+    return SINGLE_ROUNDING if any(each.dtype == np.float32 for each in types) else ROUNDING
 
 
-def must_agree(what: str, got: Any, wanted: Any, tolerance: float) -> None:
-    """Raise unless two arrays agree within `tolerance` times the larger of 1 and their largest magnitude."""
+def size(arrays: Sequence[Any], least: float = 1.0) -> float:
+    """The largest finite magnitude in `arrays`, at least `least`: the scale of errors."""
+    finite = (np.abs(each[np.isfinite(each)]) for each in map(np.asarray, arrays) if each.dtype.kind == "f")
+    return max([least, *(float(np.max(each)) for each in finite if each.size)])
+
+
+def must_agree(what: str, got: Any, wanted: Any, bound: float) -> None:
+    """Raise unless two arrays have one shape and differ by at most `bound`, integers by nothing."""
     left, right = np.asarray(got), np.asarray(wanted)
     if left.shape != right.shape:
         raise LawError(f"{what}: shape {left.shape} instead of {right.shape}")
-    if left.dtype.kind in "biu" and right.dtype.kind in "biu":
-        same = left == right
-    else:
-        finite = right[np.isfinite(right)]
-        bound = tolerance * max(1.0, float(np.max(np.abs(finite)))) if finite.size else tolerance
+    same = (left == right) | ((left != left) & (right != right))
+    if "f" in (left.dtype.kind, right.dtype.kind):
         with np.errstate(invalid="ignore"):  # inf - inf, where both are infinite
-            same = (np.abs(left - right) <= bound) | (left == right) | (np.isnan(left) & np.isnan(right))
+            same |= np.abs(left - right) <= bound
     if not np.all(same):
         at = tuple(int(k) for k in np.argwhere(~same)[0])
         raise LawError(
-            f"{what}: {left[at]!r} instead of {right[at]!r} at {at} ({np.sum(~same)} of {left.size} differ)"
+            f"{what}: {left[at]!r} instead of {right[at]!r} at {at} ({np.sum(~same)} of {left.size} differ, "
+            f"bound {bound:.1e})"
         )
 
 

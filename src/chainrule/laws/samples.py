@@ -30,7 +30,7 @@ def _call(function: Callable[..., Sequence[Node]], *operands: Draw) -> Sample:
 
 def _scan(
     function: Callable[..., Sequence[Node]], carries: tuple[Draw, ...], sequences: tuple[Draw, ...],
-    captured: tuple[Draw, ...] = (), reverse: bool = False,
+    captured: tuple[Draw, ...] = (), reverse: bool = False, history: bool = True,
 ) -> Sample:  # fmt: skip
     step = [replace(each, shape=each.shape[1:]) for each in sequences]
     attributes: dict[str, Any] = {
@@ -39,22 +39,26 @@ def _scan(
         "sequences": len(sequences),
         "length": sequences[0].shape[0],
         "reverse": reverse,
-        "history": True,
+        "history": history,
     }
     return Sample((*carries, *sequences, *captured), attributes)
 
 
 def _recurrent(state: Node, x: Node, weight: Node) -> list[Node]:
-    after = ops.tanh(ops.add(ops.matmul(weight, state), x))
+    after = ops.tanh(ops.add(ops.multiply(weight, state), x))
     return [after, ops.multiply(after, x)]
 
 
 def _counted(count: Node, state: Node, x: Node) -> list[Node]:
     after = ops.sin(ops.multiply(state, ops.add(x, ops.astype(count, np.float64))))
-    return [ops.add(count, 1), after, after, ops.add(count, 0)]
+    return [ops.add(count, 1), after, after, ops.multiply(count, count)]
 
 
-_COUNT, _VECTOR, _MATRIX = Draw((), 0, 3, "int64"), Draw((3,)), Draw((3, 3), -0.6, 0.6)
+def _summed(total: Node, number: Node) -> list[Node]:
+    return [ops.add(total, number), ops.multiply(total, number)]
+
+
+_COUNT, _VECTOR = Draw((), 0, 3, "int64"), Draw((3,))
 
 
 def _inlined(*values: Any, graph: Graph) -> tuple[Any, ...]:
@@ -62,7 +66,9 @@ def _inlined(*values: Any, graph: Graph) -> tuple[Any, ...]:
     return tuple(node.value for node in inline(graph, [ops.node(each) for each in values]))
 
 
-def _looped(*values: Any, graph: Graph, carries: int, sequences: int, length: int, reverse: bool) -> Any:
+def _looped(
+    *values: Any, graph: Graph, carries: int, sequences: int, length: int, reverse: bool, history: bool
+) -> Any:
     """The loop, written out step by step."""
     state, series, rest = (
         values[:carries],
@@ -72,9 +78,9 @@ def _looped(*values: Any, graph: Graph, carries: int, sequences: int, length: in
     rows: list[tuple[Any, ...]] = []
     for t in sorted(range(length), reverse=reverse):
         after = _inlined(*state, *(each[t] for each in series), *rest, graph=graph)
-        rows.append((*after[carries:], *state))
+        rows.append((*after[carries:], *(state if history else ())))
         state = after[:carries]
-    like = [*graph.outputs[carries:], *graph.inputs[:carries]]
+    like = [*graph.outputs[carries:], *(graph.inputs[:carries] if history else ())]
     columns = zip(*rows[:: -1 if reverse else 1], strict=True) if rows else [()] * len(like)
     stacked = [np.array(c, n.dtype).reshape(length, *n.shape) for c, n in zip(columns, like, strict=True)]
     return (*state, *stacked)
@@ -96,10 +102,11 @@ CONTROL: tuple[Primitive, ...] = (
         SCAN,
         oracle=_looped,
         samples=(
-            _scan(_recurrent, (_VECTOR,), (Draw((4, 3)),), (_MATRIX,)),
-            _scan(_recurrent, (_VECTOR,), (Draw((4, 3)),), (_MATRIX,), reverse=True),
-            _scan(_recurrent, (_VECTOR,), (Draw((0, 3)),), (_MATRIX,)),
+            _scan(_recurrent, (Draw((2, 3)),), (Draw((4, 3)),), (Draw((2, 3)),)),
+            _scan(_recurrent, (Draw((2, 3)),), (Draw((4, 3)),), (Draw((2, 3)),), reverse=True),
+            _scan(_recurrent, (Draw((2, 3)),), (Draw((0, 3)),), (Draw((2, 3)),)),
             _scan(_counted, (_COUNT, Draw(())), (Draw((3,)),)),
+            _scan(_summed, (_COUNT,), (Draw((3,), 0, 9, "int64"),), history=False),
         ),
     ),
 )

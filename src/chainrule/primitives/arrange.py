@@ -57,7 +57,7 @@ def _pad(ops: Any, x: Any, pad_width: Any, constant_value: float = 0.0) -> Any:
         return placed
     inside = np.zeros(shape, dtype=bool)
     inside[tuple(map(slice, start, stop))] = True
-    return ops.where(inside, placed, constant_value)
+    return ops.where(inside, placed, ops.constant(constant_value, node.dtype))
 
 
 def _matrix_transpose(ops: Any, x: Any) -> Any:

@@ -202,7 +202,11 @@ EINSUM = Primitive(
     (
         Sample((Draw((2, 3)), Draw((3, 4))), {"subscripts": "ij,jk->ik"}),
         Sample((Draw((2, 3)),), {"subscripts": "ij->j"}),
+        Sample((Draw((2, 3)),), {"subscripts": "ij->i"}),
+        Sample((Draw((2, 3)), Draw((4, 3))), {"subscripts": "ij,kj->i"}),
         Sample((Draw((3, 3)),), {"subscripts": "ii->i"}),
+        Sample((Draw((3, 2, 3)),), {"subscripts": "iji->j"}),
+        Sample((Draw((3, 3, 2)),), {"subscripts": "iij->ij"}),
         Sample((Draw((3, 3)),), {"subscripts": "ii->"}),
         Sample((Draw((2, 3)), Draw((2, 3)), Draw((3,))), {"subscripts": "ij,ij,j->i"}),
         Sample((Draw((2, 3, 4)), Draw((2, 5, 4))), {"subscripts": "bik,bjk->bij"}),
