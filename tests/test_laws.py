@@ -168,8 +168,8 @@ def test_matmul_keeps_the_laws_for_every_combination_of_ranks():
 def test_einsum_with_an_ellipsis_keeps_the_laws():
     calls = [
         ("...ij,...jk->...ik", (2, 1, 2, 3), (4, 3, 2)), ("...i,i", (2, 3), (3,)),
-        ("...,...", (2, 3), (1, 3)), ("i...,...->i...", (2, 3), (3,)), ("ij...->...", (2, 3, 4)), ("...ii->...i", (2, 3, 3)),
-        ("... i -> i ...", (2, 3)),
+        ("...,...", (2, 3), (1, 3)), ("i...,...->i...", (2, 3), (3,)),
+        ("ij...->...", (2, 3, 4)), ("...ii->...i", (2, 3, 3)), ("... i -> i ...", (2, 3)),
     ]  # fmt: skip
     samples = tuple(Sample(tuple(map(Draw, shapes)), {"subscripts": text}) for text, *shapes in calls)
     laws.check(

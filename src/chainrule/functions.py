@@ -13,7 +13,7 @@ from chainrule.tensor import Tensor
 
 # Records that only other records (or methods of Tensor) use.
 INTERNAL = frozenset(
-    {"arange_node", "getitem", "place", "scatter", "slice", "identity", "random_bits", "fold_in", "gather"}
+    {"getitem", "place", "scatter", "slice", "identity", "random_bits", "fold_in", "gather"}
 )
 PUBLIC = tuple(sorted(name for name in REGISTRY if name not in INTERNAL and name != "stop_gradient"))
 

@@ -34,9 +34,9 @@ def _squeeze(ops: Any, x: Any, axis: Any = None) -> Any:
 
 
 def _stack(ops: Any, arrays: Sequence[Any], axis: int = 0) -> Any:
-    nodes = ops.promote("stack", list(arrays))
-    if not nodes:
+    if not len(arrays):
         raise ShapeError("stack needs at least one array")
+    nodes = ops.promote("stack", list(arrays))
     for each in nodes[1:]:
         if each.shape != nodes[0].shape:
             raise ShapeError(f"stack needs equal shapes, not {nodes[0].shape} and {each.shape}")

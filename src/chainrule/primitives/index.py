@@ -97,7 +97,7 @@ def _row_numbers(indices: Sequence[Any], extents: Sequence[int]) -> Any:
 
 
 def _add_rows(full: Any, rows: Any, added: Any) -> None:
-    """``full[:, rows] += added`` with repeated rows, always summed in the order in which they come.
+    """``full[:, rows] += added`` with repeated rows; what goes to one row is summed in a fixed order.
 
     `np.add.at` is quick for single numbers alone; longer rows are sorted by their goal and summed in groups.
     """

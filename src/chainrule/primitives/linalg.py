@@ -51,7 +51,8 @@ MATMUL = Primitive(
     lambda xp, a, b: xp.matmul(a, b),
     (
         lambda ops, g, y, a, b: ops.matmul(g, ops.matrix_transpose(b)),
-        lambda ops, g, y, a, b: ops.matmul(ops.matrix_transpose(a), g),
+        # The transpose of g^T a, not a^T g: a layer's weight is stored transposed, and so its gradient is row-major.
+        lambda ops, g, y, a, b: ops.matrix_transpose(ops.matmul(ops.matrix_transpose(g), a)),
     ),
     (
         Sample((Draw((2, 3)), Draw((3, 4)))),

@@ -187,9 +187,9 @@ PLACE: Primitive = Primitive(
 
 
 def _concat_surface(ops: Any, arrays: Sequence[Any], axis: int | None = 0) -> Any:
-    nodes = ops.promote("concat", list(arrays))
-    if not nodes:
+    if not len(arrays):
         raise ShapeError("concat needs at least one array")
+    nodes = ops.promote("concat", list(arrays))
     if axis is None:
         nodes, axis = [ops.reshape(node, (-1,)) for node in nodes], 0
     return ops.apply(CONCAT, nodes, axis=normalise_axis(axis, nodes[0].ndim))
