@@ -19,6 +19,7 @@ from chainrule.operators import Operators
 from chainrule.ops import as_array, as_node, escaped, ops
 from chainrule.origin import at_user_line
 from chainrule.reverse import backward, check_backward
+from chainrule.tree import flatten, tree_map
 from chainrule.types import Type
 
 
@@ -356,8 +357,7 @@ def asarray(value: Any, dtype: Any = None) -> Tensor:
             return value
         value = value.numpy()
     if isinstance(value, list | tuple) and _holds_tensor(value):
-        stacked = Tensor(ops.stack([asarray(each) for each in value]))
-        return stacked if dtype is None else stacked.astype(dtype)
+        return _stacked(value, dtype)
     node = constant(as_array(value, dtype))
     node.status = TRACKED if node.floating else CONSTANT
     return Tensor(node)
@@ -365,6 +365,18 @@ def asarray(value: Any, dtype: Any = None) -> Tensor:
 
 def _holds_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_holds_tensor, value)))
+
+
+def _stacked(value: Any, dtype: Any) -> Tensor:
+    """Nested lists of Tensors and numbers as one Tensor; numbers take the dtype of the Tensors."""
+    leaves = flatten(value)[0]
+    try:
+        outer = np.shape(tree_map(lambda leaf: 0, value))
+    except ValueError as error:
+        raise ShapeError(f"these nested lists are not an array{at_user_line()}: {error}") from None
+    rows = ops.stack(leaves)
+    stacked = Tensor(ops.reshape(rows, (*outer, *rows.shape[1:])))
+    return stacked if dtype is None else stacked.astype(dtype)
 
 
 def wrap(result: Any) -> Any:
