@@ -115,7 +115,7 @@ def test_applying_a_record_to_operands_of_two_dtypes_is_refused():
 
 
 def test_a_mask_in_a_traced_function_says_what_to_do():
-    with pytest.raises(ShapeError, match="use cr.where"):
+    with pytest.raises(ShapeError, match=r"use cr\.where"):
         cr.compile(lambda x: cr.sum(x[x > 0]))(cr.asarray([1.0, -1.0]))
 
 

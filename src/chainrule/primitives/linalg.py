@@ -51,7 +51,7 @@ MATMUL = Primitive(
     lambda xp, a, b: xp.matmul(a, b),
     (
         lambda ops, g, y, a, b: ops.matmul(g, ops.matrix_transpose(b)),
-        # (g^T a)^T, not a^T g: a layer multiplies by its weight transposed; so its gradient comes out row-major.
+        # (g^T a)^T, not a^T g: layers multiply by a transposed weight, whose gradient is then row-major.
         lambda ops, g, y, a, b: ops.matrix_transpose(ops.matmul(ops.matrix_transpose(g), a)),
     ),
     (

@@ -28,8 +28,8 @@ def _prod(ops: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         pairs = ops.multiply(
             ops.getitem(y, (..., slice(0, half))), ops.getitem(y, (..., slice(half, 2 * half)))
         )
-        rest = ops.getitem(y, (..., slice(2 * half, None)))
-        y = ops.concat([pairs, rest], axis=-1) if rest.shape[-1] else pairs
+        odd = y.shape[-1] % 2
+        y = ops.concat([pairs, ops.getitem(y, (..., slice(2 * half, None)))], axis=-1) if odd else pairs
     return ops.reshape(y, reduced_shape(node.shape, axes, keepdims))
 
 
