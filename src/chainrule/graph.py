@@ -7,7 +7,7 @@ printer) reads an eager loss as well as a compiled step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -271,23 +271,34 @@ def _format_origin(names: dict[Node, str]) -> Any:
 
 
 def substitute(graph: Graph, replaced: dict[Node, Node]) -> Graph:
-    """`graph` with nodes exchanged as `replaced` says; untouched parts are shared, not copied."""
+    """`graph` with nodes exchanged as `replaced` says; what does not depend on them is shared, not copied."""
     known = dict(replaced)
     for node in graph.nodes:
         if node in known:
             continue
         operands = tuple(known.get(each, each) for each in node.operands)
-        known[node] = (
-            node
-            if all(a is b for a, b in zip(operands, node.operands, strict=True))
-            else rebuilt(node, operands)
-        )
+        same = all(a is b for a, b in zip(operands, node.operands, strict=True))
+        known[node] = node if same else rebuilt(node, operands, known)
     return Graph(tuple(known.get(n, n) for n in graph.inputs), tuple(known.get(n, n) for n in graph.outputs))
 
 
-def rebuilt(node: Node, operands: Sequence[Node]) -> Node:
-    """A copy of `node` with other operands, the same reasons, and no value."""
+def rebuilt(node: Node, operands: Sequence[Node], known: Mapping[Node, Any] | None = None) -> Node:
+    """A copy of `node` with other operands, without value, which belongs to no trace.
+
+    Its reasons are the same; where they speak of a node that `known` exchanges, they speak of the new one.
+    """
+    origins = tuple(_moved(origin, known) for origin in node.origins) if known else node.origins
     return Node(
         node.primitive, tuple(operands), node.attributes, node.type, None,
-        node.origins, ABSTRACT, node.trace, node.label,
+        origins, ABSTRACT, None, node.label,
     )  # fmt: skip
+
+
+def _moved(origin: Origin, known: Mapping[Node, Any]) -> Origin:
+    target = known.get(origin.of)
+    return origin._replace(of=target) if isinstance(target, Node) else origin
+
+
+def released(node: Node) -> Node:
+    """An input like `node` that belongs to no trace."""
+    return Node(None, (), {}, node.type, None, node.origins, ABSTRACT, None, node.label)

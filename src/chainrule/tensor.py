@@ -269,6 +269,8 @@ class Cell(Tensor):
     def assign(self, value: Any) -> None:
         """Replace the value by one of the same shape; the dtype stays."""
         node = as_node(value)
+        if node.trace is not None and not node.trace.open:
+            raise escaped(f"assigning to {self.describe()}")
         if node.shape != self._node.shape:
             raise ShapeError(
                 f"{self.describe()} has shape {self._node.shape}; cannot assign shape {node.shape}{at_user_line()}"
@@ -279,7 +281,7 @@ class Cell(Tensor):
         for each in _frames.get():
             if each.write(self, node):
                 return
-        if node.value is None:
+        if node.value is None:  # no frame is there to take it
             raise escaped(f"assigning to {self.describe()}")
         self._own(constant(node.value))
 

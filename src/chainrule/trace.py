@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import TraceError
-from chainrule.graph import ABSTRACT, KEEPS_HISTORY, Graph, Node, constant, substitute
+from chainrule.graph import ABSTRACT, KEEPS_HISTORY, Graph, Node, constant, released, substitute
 from chainrule.ops import as_node, recording
 from chainrule.origin import at_user_line, layer_origins
 from chainrule.tensor import Cell, Tensor, frame, traces
@@ -182,17 +182,21 @@ def trace_program(function: Callable[..., Any], types: Sequence[Type], labels: S
         outputs = [as_node(leaf) for leaf in leaves]
     written = trace.written_cells
     graph = Graph((*inputs, *trace.read_cells.values()), (*outputs, *written.values()))
-    graph = _without_history(graph, trace)
+    graph = _set_free(graph, trace)
     verify(graph)
     return Program(
         graph, len(inputs), tuple(trace.read_cells), tuple(written), structure, tuple(trace.assumptions.values())
     )  # fmt: skip
 
 
-def _without_history(graph: Graph, trace: Trace) -> Graph:
-    """`graph` with the values it took from outside as constants: what they were computed from is no part of it."""
+def _set_free(graph: Graph, trace: Trace) -> Graph:
+    """`graph` set free from `trace`, with the values it took from outside as constants.
+
+    What those were computed from is no part of the program.
+    """
     outside = _frontier(graph.outputs, trace)
-    return substitute(graph, {node: constant(node.value) for node in outside if node.primitive is not None})
+    replaced = {node: constant(node.value) for node in outside if node.primitive is not None}
+    return substitute(graph, replaced | {node: released(node) for node in graph.inputs})
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,13 +225,10 @@ def trace_body(function: Callable[..., Any], types: Sequence[Type], trace: Trace
 
 def close(inputs: Sequence[Node], outputs: Sequence[Node], trace: Trace) -> tuple[Graph, tuple[Node, ...]]:
     """The graph behind `outputs`, cut at everything that was not made in `trace`; and what was cut off."""
-    captured = {
-        node: trace.input(node.type, node.label)
-        for node in _frontier(outputs, trace)
-        if node.status == ABSTRACT or node.status in KEEPS_HISTORY
-    }
-    graph = substitute(Graph((*inputs, *captured), tuple(outputs)), captured)
-    return graph, tuple(captured)
+    outside = _frontier(outputs, trace)
+    captured = [node for node in outside if node.status == ABSTRACT or node.status in KEEPS_HISTORY]
+    whole = Graph((*inputs, *captured), tuple(outputs))
+    return substitute(whole, {node: released(node) for node in whole.inputs}), tuple(captured)
 
 
 def _frontier(outputs: Sequence[Node], trace: Trace) -> list[Node]:

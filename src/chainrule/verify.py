@@ -128,7 +128,7 @@ def _origins(node: Node, place: Place) -> str:
 
 
 def _traces(node: Node, place: Place) -> str:
-    return "it belongs to a function that is still being traced" if node.trace and node.trace.open else ""
+    return "" if node.trace is None else "it still belongs to one"
 
 
 RULES = (
@@ -146,7 +146,7 @@ RULES = (
         _attributes,
     ),
     Rule("origin", "a traced node knows why it exists", _origins),
-    Rule("trace", "no node belongs to a function that is still being traced", _traces),
+    Rule("trace", "a finished graph belongs to no function that is being traced", _traces),
 )
 
 
