@@ -14,7 +14,7 @@ import numpy as np
 
 from chainrule.errors import ChainruleError, GradientError, ShapeError
 from chainrule.graph import ABSTRACT, ACTIVE, Node
-from chainrule.ops import as_node, escaped, ops
+from chainrule.ops import Weak, as_node, escaped, ops
 from chainrule.origin import at_user_line
 from chainrule.primitives import REGISTRY
 from chainrule.tree import flatten, tree_map
@@ -30,10 +30,10 @@ RENAMED = {
 
 
 def _dot(a: Any, b: Any) -> Node:
-    left, right = as_node(a), as_node(b)
-    if left.ndim > 2 or right.ndim > 2:
-        raise ShapeError(f"np.dot of shapes {left.shape} and {right.shape}{at_user_line()}: use cr.matmul")
-    return ops.multiply(left, right) if 0 in (left.ndim, right.ndim) else ops.matmul(left, right)
+    left, right = (() if isinstance(each, Weak) else as_node(each).shape for each in (a, b))
+    if len(left) > 2 or len(right) > 2:
+        raise ShapeError(f"np.dot of shapes {left} and {right}{at_user_line()}: use cr.matmul")
+    return ops.matmul(a, b) if left and right else ops.multiply(a, b)
 
 
 def _transpose(x: Any, axes: Any = None) -> Node:
