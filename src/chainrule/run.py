@@ -72,7 +72,8 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
-                f"{path} is missing, so run {self.name} is not complete; finish it with `chainrule train --resume {self.path}`"
+                f"{path} is missing, so run {self.name} is not complete; finish it with `chainrule "
+                f"train --resume {self.path}`"
             ) from None
         except (OSError, ValueError) as error:
             raise RunError(
@@ -112,7 +113,8 @@ class RunFolder:
             ) from None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(
-                f"{path} cannot be read ({error}): it was changed or cut off after it was written. Restore it from a copy, "
+                f"{path} cannot be read ({error}): it was changed or cut off after it was written. "
+                "Restore it from a copy, "
                 "or train again from recipe.toml"
             ) from None
 
@@ -161,7 +163,9 @@ class RunFolder:
         with closing(connection):
             try:
                 connection.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError:
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise _refused(path, error) from None
                 raise RunError(
                     f"run {self.path} is being trained by another process; wait for it, or stop it first"
                 ) from None
@@ -216,7 +220,8 @@ def record(folder: RunFolder, state: str, result: dict[str, Any] | None = None) 
     )
     with _index(folder.path.parent) as connection:
         connection.execute(
-            f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+            f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) "
+            "DO UPDATE SET "
             "state = excluded.state, task = excluded.task, metric = excluded.metric, value = excluded.value",
             row,
         )
@@ -245,7 +250,12 @@ def listing(root: str | Path) -> list[dict[str, Any]]:
                 row[0]: dict(zip(_COLUMNS, row, strict=True))
                 for row in connection.execute("SELECT * FROM runs")
             }
-    return [known[name] for name in sorted(folders, reverse=True)]
+    return [known[name] for name in sorted(folders, key=lambda name: _age(folders[name]), reverse=True)]
+
+
+def _age(folder: RunFolder) -> tuple[str, int, str]:
+    """Sorts runs by the second in their name, then by when their recipe was written: it never is again."""
+    return folder.name[:15], (folder.path / "recipe.toml").stat().st_mtime_ns, folder.name
 
 
 @contextmanager
@@ -253,13 +263,30 @@ def _index(base: Path) -> Iterator[sqlite3.Connection]:
     """The index of the runs under `base`; one that cannot be read is put aside and made anew."""
     path = base / "index.sqlite"
     try:
-        connection = _open_index(path)
-    except sqlite3.DatabaseError:
-        with atomic.explained(path):
-            path.replace(path.with_suffix(".unreadable"))
-        connection = _open_index(path)
-    with closing(connection), connection:
-        yield connection
+        try:
+            connection = _open_index(path)
+        except sqlite3.OperationalError:
+            raise  # the disk or a permission refuses; the file itself may be sound
+        except sqlite3.DatabaseError:
+            with atomic.explained(path):
+                path.replace(path.with_suffix(".unreadable"))
+            connection = _open_index(path)
+        with closing(connection), connection:
+            yield connection
+    except sqlite3.OperationalError as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: sqlite3.OperationalError) -> RunError:
+    """What SQLite says when the system will not let it write, in our words."""
+    said = str(error)
+    if "full" in said or "I/O" in said:  # a full disk is now and then no more than "disk I/O error"
+        cure = "the disk is full; free some space, or write elsewhere"
+    elif "readonly" in said or "unable to open" in said:
+        cure = f"no permission to write in {path.parent}; choose another folder or change its permissions"
+    else:
+        cure = said
+    return RunError(f"cannot write {path}: {cure}. The runs themselves are unharmed")
 
 
 def _open_index(path: Path) -> sqlite3.Connection:
@@ -267,7 +294,8 @@ def _open_index(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, created TEXT, state TEXT, task TEXT, target TEXT, "
+            "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, created TEXT, state TEXT, task "
+            "TEXT, target TEXT, "
             "metric TEXT, value REAL)"
         )
     except sqlite3.DatabaseError:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -37,6 +39,7 @@ VERBS = {
     "report": Verb("chainrule.cli.report", "write a run's report, one HTML file"),
     "demo": Verb("chainrule.cli.demo", "predict house prices, compare with other models, write report.html"),
 }
+_WIDEST = 100  # columns of a paragraph
 _HELP = """\
 Usage: chainrule VERB ...
 
@@ -128,12 +131,13 @@ def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
 def _explained(error: BaseException) -> int:
     """Tell the user about an error in one paragraph."""
     if isinstance(error, KeyboardInterrupt | _Stopped):
-        return _complain(f"\n{error}." if str(error) else "\nStopped with Ctrl-C.")
+        return _complain(str(error) or "stopped with Ctrl-C")
     if isinstance(error, ChainruleError):
         return _complain(str(error))
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{place}{error.strerror or error}.")
+        return _complain(
+            f"cannot read or write {error.filename or 'standard output'}: {error.strerror or error}"
+        )
     if isinstance(error, MemoryError):
         return _complain(
             "The memory of this machine does not suffice. Give fewer rows or columns, or smaller layers."
@@ -146,5 +150,10 @@ def _explained(error: BaseException) -> int:
 
 
 def _complain(paragraph: str) -> int:
-    sys.stderr.write(f"{paragraph}\n")
+    """One paragraph on standard error; broken between words where a person reads it in a window."""
+    told = f"chainrule: {paragraph.strip()}"
+    if sys.stderr.isatty():
+        width = min(shutil.get_terminal_size().columns, _WIDEST)
+        told = textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(f"{told}\n")
     return BAD_USE

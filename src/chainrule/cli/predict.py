@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from chainrule.cli.options import DEFAULT_RUNS, Json, RunName, Runs, find_run, write_json
 from chainrule.data.reading import read_table
+from chainrule.data.table import Column
 from chainrule.data.writing import csv_text, write_table
 from chainrule.show.figures import counted
 from chainrule.train.table import load
@@ -34,9 +35,9 @@ def predict(
     the probability of each stands beside the prediction.
     """
     trained = load(find_run(run, runs))
-    given = read_table(data, kinds=None) if keep else None
+    given = read_table(data) if keep else None
     predicted = trained.predict(data)
-    columns = {name: given[name].texts() for name in keep or ()} if given is not None else {}
+    columns = {name: _entries(given[name]) for name in keep or ()} if given is not None else {}
     for name, values in predicted.columns().items():
         columns[f"predicted {name}" if name in columns else name] = values.tolist()
     if output is not None:
@@ -49,3 +50,12 @@ def predict(
         write_json({"rows": len(predicted), "columns": columns})
     else:
         sys.stdout.write(csv_text(columns))
+
+
+def _entries(column: Column) -> list[Any]:
+    """The column's numbers, or else its texts; None where missing."""
+    if column.kind != "number":
+        return column.texts()
+    return [
+        None if gone else value for value, gone in zip(column.values.tolist(), column.missing, strict=True)
+    ]

@@ -59,4 +59,4 @@ def _parquet(columns: Columns) -> bytes:
 
 
 def _type(values: Sequence[Any]) -> str:
-    return "DOUBLE" if all(isinstance(each, float) for each in values) else "VARCHAR"
+    return "DOUBLE" if all(each is None or isinstance(each, float) for each in values) else "VARCHAR"

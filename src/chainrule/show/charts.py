@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import count
 from typing import Any
 
 from chainrule.errors import DataError
@@ -53,7 +52,6 @@ _CONFIG = {
         "symbolStrokeWidth": 3,
     },
 }
-_numbers = count(1)
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Html:
@@ -107,6 +105,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         f" and {last['validation_loss']:.4g} in validation" if "validation_loss" in last else ""
     )
     return _drawn(
+        "training",
         picture,
         "Loss and gradient norm by epoch",
         f"Two line charts over {len(history)} epochs, on logarithmic scales. The loss begins at "
@@ -145,6 +144,7 @@ def agreement_grid(agreement: Mapping[str, Any], target: str) -> Html:
     near = sum(rows for i, j, rows in agreement["cells"] if abs(i - j) <= 1)
     total = sum(rows for _, _, rows in agreement["cells"])
     return _drawn(
+        "agreement",
         picture,
         f"Predicted against actual {target}",
         f"A heat map of {total} rows; {100 * near / total:.0f}% of them lie on the diagonal, where "
@@ -168,6 +168,7 @@ def calibration(agreement: Mapping[str, Any]) -> Html:
     picture = (diagonal.encode(x=across, y=up) + curve + dots).properties(width=400, height=400)
     worst = max(abs(each["predicted"] - each["observed"]) for each in agreement["bins"])
     return _drawn(
+        "calibration",
         picture,
         f"Calibration of the probability of {agreement['class']}",
         f"Rows in {len(agreement['bins'])} groups by predicted probability. The predicted and the observed "
@@ -203,7 +204,7 @@ def _positive(number: Any) -> bool:
     return isinstance(number, int | float) and 0 < number < float("inf")
 
 
-def _drawn(picture: Any, title: str, description: str) -> Html:
+def _drawn(name: str, picture: Any, title: str, description: str) -> Html:
     """The chart as inline SVG with a name and description for those who cannot see it."""
     import vl_convert
 
@@ -216,11 +217,10 @@ def _drawn(picture: Any, title: str, description: str) -> Html:
         svg = svg.replace(f'"{colour}"', f'"{variable}"')
     # Seven digits of a coordinate are a hundred times finer than a pixel needs, and half of the file.
     svg = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
-    name = f"chart-{next(_numbers)}"
-    head = f'<svg class="chart" role="img" aria-labelledby="{name}-title {name}-description" '
+    head = f'<svg class="chart" role="img" aria-labelledby="{name}-chart-title {name}-chart-description" '
     told = (
-        f'<title id="{name}-title">{escape(title)}</title>'
-        f'<desc id="{name}-description">{escape(description)}</desc>'
+        f'<title id="{name}-chart-title">{escape(title)}</title>'
+        f'<desc id="{name}-chart-description">{escape(description)}</desc>'
     )
     opening, _, rest = svg.partition(">")
     size = dict(re.findall(r'(width|height)="([\d.]+)"', opening))

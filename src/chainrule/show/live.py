@@ -65,7 +65,7 @@ class LiveDisplay(Callback):
         self._bar = bars.Progress(
             bars.TextColumn("epoch"),
             bars.MofNCompleteColumn(separator=" of "),
-            bars.BarColumn(bar_width=None),
+            bars.BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
             bars.TimeRemainingColumn(compact=True),
             bars.TextColumn("left"),
             console=out,

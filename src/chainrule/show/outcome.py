@@ -30,6 +30,11 @@ class Entry:
     def ours(self) -> bool:
         return self.name == SELF
 
+    @property
+    def clear(self) -> bool:
+        """Whether the held-out rows can tell the network from this model."""
+        return self.ratio is not None and not self.ratio[0] <= 1 <= self.ratio[2]
+
 
 def shown_metrics(facts: Facts) -> tuple[str, ...]:
     """Names of the metrics that were measured, the headline first."""
@@ -50,14 +55,17 @@ def entries(facts: Facts) -> list[Entry]:
 
 
 def against(entry: Entry) -> tuple[str, str]:
-    """The network's error against this model's, and the 95% interval: "13% lower", "6% to 20%"."""
+    """The network's error against this model's, and the 95% interval: ("13% lower", "6–20%")."""
     if entry.ratio is None:
         return "", ""
     low, middle, high = entry.ratio
-    if low <= 1 <= high:
+    if not entry.clear:
         return "no clear difference", f"{percent(1 - low)} lower to {percent(high - 1)} higher"
     near, far = sorted(abs(1 - each) for each in (low, high))
-    return f"{percent(abs(1 - middle))} {_direction(middle)}", f"{percent(near)} to {percent(far)}"
+    return (
+        f"{percent(abs(1 - middle))} {_direction(middle)}",
+        f"{percent(near).removesuffix('%')}–{percent(far)}",
+    )
 
 
 def verdict(facts: Facts) -> str:
@@ -102,7 +110,7 @@ def _beside_best(facts: Facts) -> str:
     low, middle, high = best.ratio
     error = metric(headline, best.metrics[headline], facts.unit)
     theirs = f"the best of the simpler models, {best.name} ({error})"
-    if low <= 1 <= high:
+    if not best.clear:
         return f"These rows cannot tell it from {theirs}: its error is between {_range(low, high)}."
     away = percent(abs(1 - middle))
     return f"That is {away} {_direction(middle)} than {theirs}; 95% interval: {_range(low, high)}."

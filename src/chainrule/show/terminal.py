@@ -28,6 +28,7 @@ from chainrule.train.table import Prepared
 _PLAIN_WIDTH = 100
 _WIDEST = 120  # longer lines are hard to read, however wide the window
 _LABEL = 10
+_METRICS = 3  # so that a result fits 80 columns
 
 
 def console(file: TextIO | None = None) -> Console:
@@ -161,7 +162,7 @@ def _target_lines(prepared: Prepared, unit: str) -> Iterable[Text]:
 def _split_line(parts: Mapping[str, Sized], recipe: Recipe) -> str:
     verbs = {"train": "to train on", "validation": "to choose the best epoch", "test": "to test on"}
     held = [f"{count(len(rows))} {verbs[part]}" for part, rows in parts.items() if len(rows)]
-    return f"{', '.join(held)} (split by seed {recipe.split.seed})"
+    return f"{', '.join(held)} (seed {recipe.split.seed})"
 
 
 def training_line(recipe: Recipe, rows: int) -> str:
@@ -218,19 +219,24 @@ def _grid_of_columns(preprocessor: Preprocessor) -> RenderableType:
 
 def result_grid(facts: Facts) -> RenderableType:
     """The network's metrics beside those of the baselines, best first."""
-    names = outcome.shown_metrics(facts)
+    names = outcome.shown_metrics(facts)[:_METRICS]
     entries = outcome.entries(facts)
+    if not entries:
+        return Text("")
     compared = any(entry.ratio is not None for entry in entries)
-    grid = _grid(
-        f"on {facts.part} rows",
-        *(f">{label(name)}" for name in names),
-        *(["the network's error", "95% interval"] if compared else []),
-    )
+    last = [f"its {label(names[0])} is"] if compared else []
+    grid = _grid(f"on {facts.part} rows", *(f">{label(name)}" for name in names), *last)
     for entry in entries:
         figures = [metric(name, entry.metrics.get(name), facts.unit) for name in names]
-        against = list(outcome.against(entry)) if compared else []
-        grid.add_row(_cell(entry.name), *figures, *against, style="bold green" if entry.ours else "")
-    return Padding(grid, (0, 0, 1, 0)) if entries else Text("")
+        against, interval = outcome.against(entry)
+        clear = f"{against} ({interval})" if entry.clear else against
+        grid.add_row(
+            _cell(entry.name),
+            *figures,
+            *([clear] if compared else []),
+            style="bold green" if entry.ours else "",
+        )
+    return Padding(grid, (0, 0, 1, 0))
 
 
 def _grid(*headers: str) -> Grid:
