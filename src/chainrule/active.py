@@ -153,7 +153,7 @@ class Active:
         """The tangents as one node per active node, checked against their types."""
         by_node: dict[Node, Node] = {}
         for k, ((structure, slots), tangent) in enumerate(zip(self._slots, tangents, strict=True)):
-            what = f"jvp: tangent {k}{at_user_line()}"
+            what = f"jvp: tangent {k}"
             shape = unflatten(structure, [dict.fromkeys(s, 0) if isinstance(s, dict) else 0 for s in slots])
             leaves = flatten_as(flatten(shape)[1], tangent, what)
             owners = [n for s in slots for n in (s.values() if isinstance(s, dict) else (s,))]

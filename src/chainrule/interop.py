@@ -98,7 +98,8 @@ def numpy_function(called: Callable[..., Any], inputs: Sequence[Any], options: M
         renamed = RENAMED.get(name, name)
         ours = getattr(ops, renamed) if renamed in REGISTRY else None
     if ours is None:
-        return on_values(called, f"np.{name}", inputs, options)
+        module = called.__module__.replace("numpy", "np", 1)
+        return on_values(called, f"{module}.{name}", inputs, options)
     try:
         return ours(*inputs, **options)
     except ChainruleError:
@@ -171,5 +172,5 @@ def missing(name: str) -> str:
         return f"{text}: a Tensor is immutable; compute a new one, or use p.assign(...) on a Parameter"
     renamed = RENAMED.get(name, name)
     if renamed in REGISTRY:
-        return f"{text}: write cr.{renamed}(x, ...)"
+        return f"{text}: write cr.{renamed}(x)"
     return text

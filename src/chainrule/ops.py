@@ -97,8 +97,13 @@ def _default_dtype(value: Any) -> np.dtype[Any] | None:
         return FLOAT32
     try:
         return default_dtype(value)
-    except ValueError as error:  # rows of different lengths
-        raise ShapeError(f"these nested lists are not an array{at_user_line()}: {error}") from None
+    except ValueError:
+        raise ragged() from None
+
+
+def ragged() -> ShapeError:
+    """The error for nested lists whose rows differ."""
+    return ShapeError(f"these nested lists are not an array{at_user_line()}: their rows have different lengths")
 
 
 def as_node(value: Any) -> Node:
@@ -122,7 +127,7 @@ class Ops:
 
     def surface(self, record: Primitive | Composite) -> Callable[..., Node]:
         """What users of `record` call: its own surface, or its operands followed by its attributes."""
-        written, name = record.surface, record.name
+        written, name = record.surface, _SPOKEN.get(record.name, record.name)
         if written is None:
             assert isinstance(record, Primitive)
             primitive = record
@@ -224,6 +229,7 @@ class Ops:
         return Node(primitive, nodes, attributes, type_, None, (current_origin(),), ABSTRACT, trace)
 
 
+_SPOKEN = {"getitem": "indexing"}  # how error messages call an operation whose name nobody writes
 _STOP = REGISTRY["stop_gradient"]
 _TAKE_FLOATS = ("number", "any", "float", "counted", "signed")  # kinds that compute in the dtype they are given
 

@@ -97,10 +97,15 @@ class Compiled:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def show(self, what: str = "graph") -> str:
-        """The graphs traced so far, as text."""
-        if what != "graph":
-            raise ValueError(f"show({what!r}): the {self.backend} backend can show only 'graph'")
-        return "\n\n".join(str(program.graph) for program, _ in self._specialisations.values())
+        """What was traced so far, as text: "graph", or what the backend shows of how it runs.
+
+        The numpy backend has "passes" (what each pass left), "simplified" (the graph after them) and
+        "python" (the function that runs).
+        """
+        specialisations = list(self._specialisations.values())
+        if what == "graph":
+            return "\n\n".join(str(program.graph) for program, _ in specialisations)
+        return "\n\n".join(run.show(what) for _, run in specialisations)
 
 
 def compile(function: Callable[..., Any] | None = None, *, backend: str = "numpy") -> Any:

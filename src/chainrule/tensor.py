@@ -16,7 +16,7 @@ from chainrule.errors import ChainruleError, DTypeError, GradientError, ShapeErr
 from chainrule.graph import CONSTANT, OWNED, PLAIN, TRACKED, Array, Node, constant
 from chainrule.interop import missing, numpy_function, numpy_ufunc
 from chainrule.operators import Operators
-from chainrule.ops import as_array, as_node, escaped, ops
+from chainrule.ops import as_array, as_node, escaped, ops, ragged
 from chainrule.origin import at_user_line
 from chainrule.reverse import backward, check_backward
 from chainrule.tree import flatten, tree_map
@@ -374,8 +374,8 @@ def _stacked(value: Any, dtype: Any) -> Tensor:
     leaves = flatten(value)[0]
     try:
         outer = np.shape(tree_map(lambda leaf: 0, value))
-    except ValueError as error:
-        raise ShapeError(f"these nested lists are not an array{at_user_line()}: {error}") from None
+    except ValueError:
+        raise ragged() from None
     rows = ops.stack(leaves)
     stacked = Tensor(ops.reshape(rows, (*outer, *rows.shape[1:])))
     return stacked if dtype is None else stacked.astype(dtype)

@@ -242,7 +242,7 @@ def _scalar(result: Any) -> Node:
 
 def _seeds(cotangent: Any, structure: Structure, outputs: Sequence[Node]) -> list[Node]:
     """The cotangent as one node per output, checked against their types."""
-    leaves = flatten_as(structure, cotangent, f"the cotangent{at_user_line()}")
+    leaves = flatten_as(structure, cotangent, "the cotangent")
     seeds = [as_node(leaf) for leaf in leaves]
     for seed, output in zip(seeds, outputs, strict=True):
         if output.floating and seed.type != output.type:

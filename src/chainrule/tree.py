@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from chainrule.errors import ShapeError
+from chainrule.origin import at_user_line
 
 
 class Structure(NamedTuple):
@@ -76,23 +77,27 @@ def _match(structure: Structure, value: Any, what: str, path: str, leaves: list[
     kind = structure.kind
     if kind is None:
         if isinstance(value, dict | list | tuple):
-            raise ShapeError(f"{what} has a {type(value).__name__}{_at(path)} where one array belongs")
+            raise _differs(f"{what} has a {type(value).__name__}{_at(path)} where one array belongs")
         leaves.append(value)
     elif kind is dict:
         if not isinstance(value, dict) or value.keys() != set(structure.keys):
             keys = f"a dict of {', '.join(map(repr, structure.keys))}"
-            raise ShapeError(f"{what} needs {keys}{_at(path)}, not {_sketch(value)}")
+            raise _differs(f"{what} needs {keys}{_at(path)}, not {_sketch(value)}")
         for key, child in zip(structure.keys, structure.children, strict=True):
             _match(child, value[key], what, f"{path}[{key!r}]", leaves)
     elif kind is type(None):
         if value is not None:
-            raise ShapeError(f"{what} has a {type(value).__name__}{_at(path)} where there is None")
+            raise _differs(f"{what} has a {type(value).__name__}{_at(path)} where there is None")
     else:
         if not isinstance(value, list | tuple) or len(value) != len(structure.children):
             wanted = f"a {kind.__name__} of {len(structure.children)}"
-            raise ShapeError(f"{what} needs {wanted}{_at(path)}, not {_sketch(value)}")
+            raise _differs(f"{what} needs {wanted}{_at(path)}, not {_sketch(value)}")
         for index, child in enumerate(structure.children):
             _match(child, value[index], what, f"{path}[{index}]", leaves)
+
+
+def _differs(message: str) -> ShapeError:
+    return ShapeError(f"{message}{at_user_line()}")
 
 
 def _at(path: str) -> str:
