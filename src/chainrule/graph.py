@@ -237,9 +237,9 @@ def format_graph(graph: Graph, indent: str = "") -> Iterator[str]:
 def format_value(value: Array | None) -> str:
     """A constant as text: small ones in full, one repeated number as that number, anything else as ``…``."""
     if value is not None and 0 < value.size <= _SHOWN:
-        return str(value.tolist())
+        return np.array2string(value, separator=", ").replace("\n", "")
     if value is not None and value.size and not any(value.strides):
-        return f"{value.flat[0].item()!r}, everywhere"
+        return f"{value.flat[0]}, everywhere"
     return "…"
 
 
