@@ -1,6 +1,6 @@
 """Comparing, rounding, choosing and converting elements; operands broadcast as in NumPy.
 
-A derivative that does not exist at a point is the convention PyTorch and JAX share: |x|'(0) = 0, and a tie in
+A derivative that does not exist at a point is PyTorch's convention: |x|'(0) = 0, and, as in JAX too, a tie in
 `maximum` or `minimum` splits the cotangent in halves.
 """
 
