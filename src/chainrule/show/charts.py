@@ -64,10 +64,10 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         {"epoch": row["epoch"], "part": name, "loss": row[field]}
         for row in rows
         for field, name in named.items()
-        if _positive(row.get(field))
+        if positive(row.get(field))
     ]
     norms = [
-        {"epoch": r["epoch"], "norm": r["gradient_norm"]} for r in rows if _positive(r.get("gradient_norm"))
+        {"epoch": r["epoch"], "norm": r["gradient_norm"]} for r in rows if positive(r.get("gradient_norm"))
     ]
     epochs = alt.Scale(
         domain=[min(r["epoch"] for r in rows), max(2, *(r["epoch"] for r in rows))], nice=False
@@ -78,7 +78,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         scale=epochs,
         axis=alt.Axis(format="d", tickMinStep=1, tickCount=10, grid=False),
     )
-    parts = [name for field, name in named.items() if any(_positive(row.get(field)) for row in rows)]
+    parts = [name for field, name in named.items() if any(positive(row.get(field)) for row in rows)]
     colour = alt.Color(
         "part:N", scale=alt.Scale(domain=parts, range=[SECOND, ACCENT][: len(parts)]), sort=parts
     )
@@ -92,14 +92,14 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         rule = best.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=across)
         said = best.mark_text(align="right", baseline="top", dx=-6, color=MUTED, fontSize=12, y=2)
         losses = losses + rule + said.encode(x=across, text=alt.value(f"best: epoch {best_epoch}"))
-    norm = (
-        alt.Chart(alt.InlineData(norms))
-        .mark_line(strokeWidth=1.5, color=ACCENT, interpolate="monotone")
-        .encode(x=across.title("epoch"), y=_upward("norm", "gradient norm", [each["norm"] for each in norms]))
-    )
-    picture = alt.vconcat(
-        losses.properties(width=_WIDTH, height=220), norm.properties(width=_WIDTH, height=90), spacing=14
-    )
+    panels = [losses.properties(width=_WIDTH, height=220)]
+    if norms:
+        upward = _upward("norm", "gradient norm", [each["norm"] for each in norms])
+        line = alt.Chart(alt.InlineData(norms)).mark_line(
+            strokeWidth=1.5, color=ACCENT, interpolate="monotone"
+        )
+        panels.append(line.encode(x=across.title("epoch"), y=upward).properties(width=_WIDTH, height=90))
+    picture = alt.vconcat(*panels, spacing=14)
     last = history[-1]
     said_last = f"{last['loss']:.4g} in training" + (
         f" and {last['validation_loss']:.4g} in validation" if "validation_loss" in last else ""
@@ -200,7 +200,8 @@ def _upward(field: str, title: str, numbers: Sequence[float]) -> Any:
     return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=title)
 
 
-def _positive(number: Any) -> bool:
+def positive(number: Any) -> bool:
+    """Whether a number has a place on a logarithmic scale."""
     return isinstance(number, int | float) and 0 < number < float("inf")
 
 

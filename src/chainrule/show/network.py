@@ -69,7 +69,8 @@ def layers(model: Module, example: Any) -> list[Layer]:
 
 def layers_of_weights(weights: Mapping[str, Shape]) -> list[Layer]:
     """What can be told of a network whose code is not at hand, from its arrays by path."""
-    return [Layer(path or "model", "", None, tuple(own)) for path, own in _by_layer(weights).items()]
+    in_order = dict(sorted(weights.items(), key=lambda entry: (_natural(entry[0]), -len(entry[1]))))
+    return [Layer(path or "model", "", None, tuple(own)) for path, own in _by_layer(in_order).items()]
 
 
 def total(found: Iterable[Layer]) -> int:
@@ -95,6 +96,11 @@ def _by_layer(weights: Mapping[str, Shape]) -> dict[str, list[Shape]]:
     for path, shape in weights.items():
         grouped.setdefault(path.rpartition(".")[0], []).append(shape)
     return grouped
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """The layer of a path, in an order that has layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split(".")[:-1]]
 
 
 def _kind(module: Module) -> str:

@@ -139,6 +139,8 @@ def _comparison(facts: Facts) -> list[Html]:
         f"training and validation rows). In the last column, the network's {label(headline)} against the "
         "model's, with a 95% interval over rows."
     )
+    for name in facts.comparison["left_out"]:
+        note += f" {name.capitalize()} was left out: it would take much longer than a minute."
     caption = f"{full_label(headline)}: lower is better"
     return [_table(caption, head, body, wide=True), element("p", note, class_="note")]
 
@@ -262,9 +264,11 @@ def _training(facts: Facts) -> list[Html]:
         for row in charts.thinned(facts.history, _MOST_EPOCHS)
     ]
     head = _heads("epoch", *(f">{name.replace('_', ' ')}" for name in shown))
+    drawable = any(charts.positive(row["loss"]) for row in facts.history)
+    curves = [element("figure", charts.training_curves(facts.history, best))] if drawable else []
     return [
         element("p", f"{said}."),
-        element("figure", charts.training_curves(facts.history, best)),
+        *curves,
         _details("The curves as numbers", _table("By epoch", head, body)),
     ]
 
@@ -331,11 +335,11 @@ def _columns(facts: Facts) -> list[Html]:
 
 def _recipe(facts: Facts) -> list[Html]:
     shown: list[Html] = []
-    if facts.recipe.data.source and facts.path is not None:
-        again = (
-            f"chainrule train --recipe {facts.path / 'recipe.toml'}\n"
-            f"chainrule predict {facts.path} NEW.csv -o predictions.csv"
-        )
+    if facts.preprocessor is not None and facts.path is not None:
+        from_python = f'cr.fit("{facts.path / "recipe.toml"}", data)  # in Python: the data came from there'
+        from_shell = f"chainrule train --recipe {facts.path / 'recipe.toml'}"
+        use = f"chainrule predict {facts.path} NEW.csv -o predictions.csv"
+        again = f"{from_shell if facts.recipe.data.source else from_python}\n{use}"
         shown += [
             element("p", "To get the same result again, and to use it:"),
             element("pre", element("code", again)),
