@@ -102,7 +102,7 @@ def test_extremes_share_their_derivative_in_jax_too() -> None:
 
 
 def test_random_bits_are_those_of_jax() -> None:
-    """Threefry over the counters 0 … n-1, as JAX drew before it partitioned them (an even number of words)."""
+    """Threefry over the counters 0 … n-1, as JAX drew before it partitioned them (an even number)."""
     jax = pytest.importorskip("jax")
     key = np.array([5, 77], np.uint32)
     threefry = pytest.importorskip("jax.extend.random").threefry_2x32
