@@ -106,7 +106,7 @@ def test_a_derivative_that_would_be_lost_raises() -> None:
 
 
 def test_values_that_are_not_there_yet_raise() -> None:
-    with pytest.raises(TraceError, match=r"np\.norm.*no value"):
+    with pytest.raises(TraceError, match=r"np\.linalg\.norm.*no value"):
         cr.compile(lambda x: np.linalg.norm(x))(X)
     with pytest.raises(TraceError, match="a NumPy array of a Tensor"):
         cr.compile(lambda x: np.asarray(x))(X)

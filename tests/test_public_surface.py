@@ -1,5 +1,6 @@
 """The public names, pinned: a change to them is a decision, seen as a diff of golden/public_names.txt."""
 
+import ast
 import inspect
 from collections.abc import Callable
 from importlib import import_module
@@ -8,6 +9,9 @@ from types import ModuleType
 import pytest
 
 import chainrule
+from chainrule.functions import PUBLIC
+from chainrule.primitives import REGISTRY
+from tools import stubs
 from tools.architecture import SOURCE
 
 NAMESPACES = ("chainrule", "chainrule.random")
@@ -54,3 +58,27 @@ def test_no_submodule_takes_the_name_of_a_public_function() -> None:
     submodules = {path.name.removesuffix(".py") for path in SOURCE.iterdir()}
     functions = set(public_names(chainrule)) - set(chainrule._MODULES)
     assert not submodules & functions
+
+
+def test_what_is_written_from_the_records_is_fresh() -> None:
+    """Run `python -m tools.stubs` after changing a record or the face."""
+    assert stubs.stale() == []
+
+
+def test_type_checkers_see_every_public_name_and_no_other() -> None:
+    tree = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
+    seen = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    seen |= {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names} - {None}
+    assert seen == set(public_names(chainrule))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_typed_signatures_are_the_ones_that_run(name: str) -> None:
+    """The stub's parameters, read as Python, bind what the function's own signature binds."""
+    tree = ast.parse(stubs.stub(REGISTRY[name]))
+    (function,) = tree.body
+    assert isinstance(function, ast.FunctionDef)
+    written = function.args
+    names = [each.arg for each in (*written.posonlyargs, *written.args)]
+    names += [written.vararg.arg] if written.vararg else []
+    assert names == list(inspect.signature(getattr(chainrule, name)).parameters)
