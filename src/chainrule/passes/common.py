@@ -1,0 +1,51 @@
+"""Common subexpressions: what is computed twice is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from chainrule.graph import Graph, Node
+from chainrule.passes.rewriting import rewrite, united
+
+SMALL = 64
+"""Elements up to which constants are compared; larger ones are equal only if they are one array."""
+
+
+def share_common_subexpressions(graph: Graph) -> Graph:
+    """Merge nodes with the same operation, operands and attributes, and equal constants; reasons are united.
+
+    Exact. What the body of a `call` recomputes on purpose is not merged with what stands outside of it.
+    """
+    seen: dict[Hashable, Node] = {}
+
+    def merged(node: Node) -> Node:
+        key = _key(node)
+        first = seen.setdefault(key, node) if _hashable(key) else node
+        return first if first is node else united(first, node)
+
+    return rewrite(graph, merged)
+
+
+def _key(node: Node) -> Hashable:
+    if node.primitive is not None:
+        attributes = tuple((name, _typed(node.attributes[name])) for name in sorted(node.attributes))
+        return node.primitive, node.operands, attributes, node.type
+    if node.size > SMALL:
+        return id(node.value), node.type
+    return node.type, node.value.strides, np.ascontiguousarray(node.value).tobytes()
+
+
+def _typed(value: Any) -> Any:
+    """A value that compares equal only to one of its own type: 1, 1.0 and True are different attributes."""
+    return tuple(map(_typed, value)) if isinstance(value, tuple) else (type(value), value)
+
+
+def _hashable(key: Hashable) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
