@@ -1,7 +1,7 @@
 """Independent oracles for derivatives, in plain NumPy.
 
-Central differences with step h = cbrt(eps) err by h**2/6 * |f'''| + eps * |f| / h, which is below 1e-9 for the
-smooth functions of size 1 that the tests use; they compare with 1e-7, two orders above it.
+Central differences with step h = cbrt(eps) err by h**2/6 * |f'''| + eps * |f| / h, which is below 1e-9 for
+the smooth functions of size 1 that the tests use; they compare with 1e-7, two orders above it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def difference(function: Callable[[Array], Any], x: Array) -> Array:
 
 
 def complex_step(function: Callable[[Array], Any], x: Array) -> Array:
-    """The gradient of an analytic scalar function, exact to rounding: Im f(x + ih) / h (Squire and Trapp, 1998)."""
+    """The gradient of an analytic scalar function, to rounding: Im f(x + ih) / h (Squire, Trapp 1998)."""
     tiny = 1e-200
     gradient = np.zeros(x.shape)
     for index in np.ndindex(*x.shape):

@@ -43,7 +43,7 @@ def test_python_numbers_are_told_apart_by_type_and_sign() -> None:
 
 def test_arguments_that_cannot_be_compared() -> None:
     f = cr.compile(lambda x, options: x)
-    with pytest.raises(ChainruleError, match="unhashable.*Arguments are arrays"):
+    with pytest.raises(ChainruleError, match=r"unhashable.*Arguments are arrays"):
         f(X, {1, 2})
 
 
@@ -119,20 +119,20 @@ def test_gradients_of_graphs_with_no_grad_inside() -> None:
 
     np.testing.assert_allclose(cr.compile(cr.grad(f))(X).numpy(), np.sin(X) * X)
     with cr.no_grad():
-        g = cr.compile(lambda x: cr.grad(lambda x: cr.sum(x * x))(x))
+        g = cr.compile(cr.grad(lambda x: cr.sum(x * x)))
         g(X)
     assert "stop_gradient" not in g.show()
 
 
 def test_an_index_beyond_the_end_is_found_when_it_runs() -> None:
-    f = cr.compile(lambda x, index: cr.take(x, index))
+    f = cr.compile(cr.take)
     assert f(X, np.array([2])).item() == 0.8
     with pytest.raises(BoundsError):
         f(X, np.array([3]))
 
 
 def test_show_prints_every_specialisation() -> None:
-    f = cr.compile(lambda x: cr.sum(x))
+    f = cr.compile(cr.sum)
     f(X)
     f(X[:2])
     assert f.show().count("graph(") == 2

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracles import CLOSE, complex_step, difference
 
 import chainrule as cr
 from chainrule.errors import ChainruleError, GradientError, ShapeError
 from chainrule.graph import reachable
 from chainrule.nn import Parameter
 from chainrule.tensor import Buffer
-from oracles import CLOSE, complex_step, difference
 
 X = np.array([0.3, -1.2, 0.8])
 
@@ -26,7 +26,9 @@ def test_checkpoint_changes_no_value_and_no_derivative() -> None:
     kept, x = cr.checkpoint(deep), cr.asarray(X)
     assert kept(x).item() == deep(x).item()
     np.testing.assert_allclose(cr.grad(kept)(x).numpy(), cr.grad(deep)(x).numpy(), rtol=1e-14)
-    np.testing.assert_allclose(cr.hessian(kept)(x).numpy(), cr.hessian(deep)(x).numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        cr.hessian(kept)(x).numpy(), cr.hessian(deep)(x).numpy(), rtol=1e-12, atol=1e-12
+    )
     nested = cr.checkpoint(lambda x: kept(x) * cr.sum(x))
     np.testing.assert_allclose(
         cr.grad(nested)(x).numpy(), cr.grad(lambda x: deep(x) * cr.sum(x))(x).numpy(), rtol=1e-13
@@ -79,7 +81,9 @@ def test_a_buffer_assigned_inside_checkpoint_is_assigned(compiled: bool) -> None
     found = (cr.compile(run) if compiled else run)(cr.asarray(X))
     new = 0.1 * X.mean()
     assert mean.item() == pytest.approx(new, rel=1e-14)
-    np.testing.assert_allclose(found.numpy(), np.full(3, new), rtol=1e-13)  # no derivative flows through state
+    np.testing.assert_allclose(
+        found.numpy(), np.full(3, new), rtol=1e-13
+    )  # no derivative flows through state
 
 
 def test_checkpoint_inside_compile() -> None:
@@ -215,7 +219,12 @@ def test_the_function_itself_runs_where_no_derivative_is_wanted() -> None:
     [
         (lambda x: (x, None), lambda r, g: (g, g), GradientError, "2 cotangents for 1 arguments"),
         (lambda x: (x, None), lambda r, g: g, GradientError, "1 cotangents for 1 arguments; return a tuple"),
-        (lambda x: (x, None), lambda r, g: (cr.sum(g),), GradientError, r"float64\[\] for an argument of type"),
+        (
+            lambda x: (x, None),
+            lambda r, g: (cr.sum(g),),
+            GradientError,
+            r"float64\[\] for an argument of type",
+        ),
         (lambda x: (x, None), lambda r, g: ([g],), ShapeError, "cotangent of argument 0 has a list"),
         (lambda x: x, lambda r, g: (g,), GradientError, "has to return"),
         (lambda x: (x * OUTSIDE, None), lambda r, g: (g,), GradientError, "value from outside"),

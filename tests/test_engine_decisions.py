@@ -49,15 +49,16 @@ def test_python_scalars_are_weak(dtype: Any, scalar: Any) -> None:
 
 
 def test_numpys_float64_scalar_is_a_python_float() -> None:
-    """np.float64 is a subclass of float; what NumPy computes on the side never changes the dtype of a network."""
+    """np.float64 is a subclass of float; what NumPy computes on the side never changes a network's dtype."""
     assert (cr.asarray([1.0]) * np.mean([1.0, 2.0])).dtype == np.float32
 
 
-# -- values are immutable, cells are the only state ----------------------------------------------------------
+# -- values are immutable, cells are the only state --------------------------------------------------------
 def test_values_are_immutable_and_results_read_only() -> None:
     x = cr.asarray(X)
     results = [
-        x, x + 1.0, x[1:], x.T, cr.sum(x), cr.broadcast_to(x, (2, 3)), cr.reshape(x, (3, 1)), cr.stop_gradient(x),
+        x, x + 1.0, x[1:], x.T, cr.sum(x), cr.broadcast_to(x, (2, 3)), cr.reshape(x, (3, 1)),
+        cr.stop_gradient(x),
         cr.grad(lambda x: cr.sum(x * x))(x), cr.compile(lambda x: x * 2.0)(x), cr.compile(lambda x: x)(x),
         *cr.jvp(cr.sin, (x,), (X,)), cr.scan(lambda c, e: (c, e), 0.0, x)[1], Parameter(X), cr.random.key(0),
     ]  # fmt: skip
@@ -69,7 +70,7 @@ def test_values_are_immutable_and_results_read_only() -> None:
 
 
 def test_a_step_is_one_pure_program_with_its_state_in_and_out() -> None:
-    """Parameters, a buffer, optimizer state, a random key and a counter: all inputs, all outputs, in order."""
+    """Parameters, a buffer, optimizer state, a random key and a counter: all in and out, in order."""
     weight, velocity = Parameter(X), Buffer(np.zeros(3))
     mean, count = Buffer(np.float64(0.0)), Buffer(np.int64(0))
     for cell, name in ((weight, "weight"), (velocity, "velocity"), (mean, "mean"), (count, "count")):
@@ -113,7 +114,7 @@ def test_a_traced_value_that_escapes_raises() -> None:
         lambda: cr.compile(lambda x: kept[0])(X),
         lambda: cr.checkpoint(lambda x: x + kept[0])(cr.asarray(X)),
     ):
-        with pytest.raises(TraceError, match="escaped from its function.*Return it"):
+        with pytest.raises(TraceError, match=r"escaped from its function.*Return it"):
             use()
     with pytest.raises(TraceError, match=r"float\(x\).*no value"):
         float(kept[0][0]) if False else float(cr.compile(lambda x: float(x[0]))(X))
@@ -125,12 +126,12 @@ def test_a_traced_value_that_escapes_raises() -> None:
 def test_a_parameter_cannot_hold_a_traced_value() -> None:
     w = Parameter(X)
     kept: list[Tensor] = []
-    cr.compile(lambda x: kept.append(x))(X)
+    cr.compile(kept.append)(X)
     with pytest.raises(TraceError, match="assigning to Parameter"):
         w.assign(kept[0])
 
 
-# -- tied weights --------------------------------------------------------------------------------------------
+# -- tied weights ------------------------------------------------------------------------------------------
 def test_tied_weights_are_one_by_identity() -> None:
     w = Parameter(X)
     fields = {"encoder": w, "decoder": w}
@@ -141,11 +142,11 @@ def test_tied_weights_are_one_by_identity() -> None:
     loss().backward()
     assert w.grad is not None
     np.testing.assert_allclose(w.grad.numpy(), 2 + 2 * X)  # summed over both uses
-    program = trace_program(lambda: loss(), [])
+    program = trace_program(loss, [])
     assert len(program.graph.inputs) == 1  # one input, however often it is read
 
 
-# -- randomness ----------------------------------------------------------------------------------------------
+# -- randomness --------------------------------------------------------------------------------------------
 def drawn(order: list[str]) -> dict[str, list[int]]:
     found = {}
     with cr.random.stream(cr.random.key(3)):
@@ -205,7 +206,7 @@ def test_the_seed_starts_the_global_stream_anew() -> None:
     assert first[0] != first[1]
 
 
-# -- shapes are static per specialisation ----------------------------------------------------------------------
+# -- shapes are static per specialisation ------------------------------------------------------------------
 def test_the_eighth_specialisation_warns_and_the_cache_is_bounded() -> None:
     traces = []
 
@@ -246,9 +247,11 @@ def test_a_program_is_traced_anew_when_what_it_assumed_has_changed() -> None:
     assert run(X.astype(np.float32)).dtype == np.float32
 
 
-# -- loops and linear pullbacks --------------------------------------------------------------------------------
+# -- loops and linear pullbacks ----------------------------------------------------------------------------
 def test_a_scan_is_a_node_with_a_graph_inside() -> None:
-    program = trace_program(lambda x: cr.scan(lambda c, e: (c + e, c), 0.0, x)[0], [Type((5,), np.dtype("f4"))])
+    program = trace_program(
+        lambda x: cr.scan(lambda c, e: (c + e, c), 0.0, x)[0], [Type((5,), np.dtype("f4"))]
+    )
     (loop,) = [node for node in program.graph.nodes if node.name == "scan"]
     assert [node.name for node in loop.attributes["graph"].nodes if node.primitive] == ["add"]
     assert "scan" in str(program.graph)
@@ -258,7 +261,7 @@ def test_a_scan_is_a_node_with_a_graph_inside() -> None:
 def linear_programs() -> list[Callable[[Any], Any]]:
     return [
         lambda x: cr.sin(x) * cr.exp(x),
-        lambda x: cr.checkpoint(lambda x: cr.tanh(x) * x)(x),
+        cr.checkpoint(lambda x: cr.tanh(x) * x),
         lambda x: cr.scan(lambda c, e: (cr.sin(c * e), c), x[0], x)[1],
         lambda x: cr.softmax(x @ cr.reshape(x, (3, 1)) * x),
     ]
@@ -274,7 +277,7 @@ def test_pullbacks_are_linear_in_the_cotangent(index: int) -> None:
     np.testing.assert_allclose(both, apart, rtol=1e-12, atol=1e-13)
 
 
-# -- determinism and threads -----------------------------------------------------------------------------------
+# -- determinism and threads -------------------------------------------------------------------------------
 def work(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     w, xs = Parameter(rng.normal(size=(8, 8)).astype(np.float32)), rng.normal(size=(20, 8)).astype(np.float32)
@@ -335,7 +338,7 @@ def test_threads_share_one_compiled_function() -> None:
     assert sorted(traces) == [(k,) for k in range(1, 6)]
 
 
-# -- one walk ----------------------------------------------------------------------------------------------------
+# -- one walk ----------------------------------------------------------------------------------------------
 def test_derivatives_are_graphs_with_reasons() -> None:
     """The one walk, on traced nodes: what it builds knows which pullback made it."""
     x = cr.asarray(X)

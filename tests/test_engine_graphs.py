@@ -49,12 +49,19 @@ PROGRAMS: dict[str, tuple[Callable[[Any], Any], Type]] = {
     "a second derivative": (cr.grad(lambda x: cr.sum(cr.grad(network)(x))), VECTOR),
     "a training step": (step(), MATRIX),
     "a loop": (loop, VECTOR),
-    "constants": (lambda x: x + np.array([1, 2, 3], np.float32) + cr.zeros_like(x) + np.arange(7, dtype=np.float32)[:, None], VECTOR),
+    "constants": (
+        lambda x: (
+            x + np.array([1, 2, 3], np.float32) + cr.zeros_like(x) + np.arange(7, dtype=np.float32)[:, None]
+        ),
+        VECTOR,
+    ),
 }
 
 
 def test_printed_graphs_are_the_golden_ones(golden: Callable[[str, str], None]) -> None:
-    printed = [f"# {name}\n{trace_program(f, [type_], ['x']).graph}\n" for name, (f, type_) in PROGRAMS.items()]
+    printed = [
+        f"# {name}\n{trace_program(f, [type_], ['x']).graph}\n" for name, (f, type_) in PROGRAMS.items()
+    ]
     golden("graphs.txt", re.sub(r"\.py:\d+", ".py:LINE", "\n".join(printed)))
 
 
@@ -107,7 +114,9 @@ def test_evaluate_checks_the_number_of_values_and_names_the_node() -> None:
 
 
 def test_substitute_shares_what_it_does_not_touch() -> None:
-    graph = trace_program(lambda x: (cr.sin(x) + cr.exp(cr.asarray(np.ones(3, np.float32))), cr.cos(x)), [VECTOR]).graph
+    graph = trace_program(
+        lambda x: (cr.sin(x) + cr.exp(cr.asarray(np.ones(3, np.float32))), cr.cos(x)), [VECTOR]
+    ).graph
     (x,) = graph.inputs
     other = constant(np.zeros(3, np.float32))
     moved = substitute(graph, {x: other})
@@ -168,7 +177,10 @@ def test_one_scope_may_be_entered_again_and_survives_errors() -> None:
 
 def test_reasons_as_text() -> None:
     node = Node(None, (), {}, VECTOR)
-    assert str(Origin("pullback", "0", "/a/b.py", 3, node, 1)) == "pullback of input through operand 1 in 0 b.py:3"
+    assert (
+        str(Origin("pullback", "0", "/a/b.py", 3, node, 1))
+        == "pullback of input through operand 1 in 0 b.py:3"
+    )
     assert str(Origin("fan-out", of=node)) == "fan-out of input"
     assert Origin().where() == ""
     with because(Origin("update", "w")):

@@ -58,7 +58,9 @@ def test_scan_is_the_loop_written_out(reverse: bool) -> None:
     np.testing.assert_array_equal(ys["norm"].numpy(), rows["norm"].numpy())
 
 
-@pytest.mark.parametrize("around", [lambda f: f, cr.compile, cr.checkpoint], ids=["eager", "compiled", "checkpoint"])
+@pytest.mark.parametrize(
+    "around", [lambda f: f, cr.compile, cr.checkpoint], ids=["eager", "compiled", "checkpoint"]
+)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_by_captured_values_carry_and_sequence(around: Any, reverse: bool) -> None:
     found = around(cr.grad(loss_of(cr.scan, reverse), (0, 1, 2)))(*ARGUMENTS)
@@ -107,7 +109,9 @@ def test_nested_scans() -> None:
 
     w = np.float64(0.7)
     for derived in (lambda f: f, cr.grad, lambda f: cr.grad(cr.grad(f))):
-        assert derived(nested(cr.scan))(w).item() == pytest.approx(derived(nested(unrolled))(w).item(), rel=1e-10)
+        assert derived(nested(cr.scan))(w).item() == pytest.approx(
+            derived(nested(unrolled))(w).item(), rel=1e-10
+        )
 
 
 def test_integer_carries_and_results() -> None:
@@ -201,7 +205,10 @@ def test_one_node_however_long_and_no_history_where_none_is_wanted() -> None:
         (lambda: cr.scan(lambda c, x: (c, x), 0.0, 1.0), "common leading length.*None"),
         (lambda: cr.scan(lambda c, x: c + x, 0.0, cr.ones(3)), r"a tuple \(carry, y\)"),
         (lambda: cr.scan(lambda c, x: (c[0], x), (0.0, 1.0), cr.ones(3)), "a tuple of 2, not one Tensor"),
-        (lambda: cr.scan(lambda c, x: ((c > 0), x), 0.0, cr.ones(3)), r"enters as float32\[\] and leaves as bool"),
+        (
+            lambda: cr.scan(lambda c, x: ((c > 0), x), 0.0, cr.ones(3)),
+            r"enters as float32\[\] and leaves as bool",
+        ),
         (lambda: cr.scan(lambda c, x: (cr.ones(2) * c, x), 0.0, cr.ones(3)), r"leaves as float32\[2\]"),
     ],
 )

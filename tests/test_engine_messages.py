@@ -69,7 +69,7 @@ def loop_in_a_trace() -> None:
 
 
 def numpy_in_a_trace() -> None:
-    cr.compile(lambda x: np.linalg.norm(x))(np.ones(3))
+    cr.compile(np.linalg.norm)(np.ones(3))
 
 
 def backward_in_a_trace() -> None:
@@ -78,7 +78,7 @@ def backward_in_a_trace() -> None:
 
 def escaped_from_a_trace() -> None:
     kept: list[Any] = []
-    cr.compile(lambda x: kept.append(x))(np.ones(3))
+    cr.compile(kept.append)(np.ones(3))
     kept[0] + 1.0
 
 
@@ -89,7 +89,7 @@ def state_in_a_loop() -> None:
 
 
 def lost_derivative() -> None:
-    cr.grad(lambda x: np.linalg.norm(x))(np.ones(3))
+    cr.grad(np.linalg.norm)(np.ones(3))
 
 
 def index_beyond_the_end_in_a_layer() -> None:
@@ -140,7 +140,7 @@ HABITS: dict[str, Callable[[], Any]] = {
     "cr.Tensor": lambda: Tensor([1.0]),  # type: ignore[arg-type]
     # derivatives
     "backward twice": backward_twice,
-    "backward on an array": lambda: (vector() * 2.0).backward(),
+    "backward on an array": (vector() * 2.0).backward,
     "backward on integers": lambda: cr.asarray(1).backward(),
     "backward on a constant": lambda: vector().detach().sum().backward(),
     "backward on a result of grad": lambda: cr.sum(cr.grad(cr.sum)(vector())).backward(),
@@ -182,7 +182,11 @@ def test_every_message_is_the_golden_one(golden: Golden) -> None:
     golden("messages.txt", "\n".join(paragraphs))
 
 
-FOREIGN = {"too few arguments", "too many arguments", "an option that is not there"}  # TypeErrors, as in Python
+FOREIGN = {
+    "too few arguments",
+    "too many arguments",
+    "an option that is not there",
+}  # TypeErrors, as in Python
 NO_PLACE = FOREIGN | {"x.data", "x.add_()", "x.view()", "x.exp()", "x.cuda()", "x.nonsense"}
 
 

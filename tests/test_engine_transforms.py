@@ -1,16 +1,16 @@
-"""grad, value_and_grad, vjp, jvp, jacobian, hessian: against finite differences, complex steps and hand-derived values."""
+"""Transforms: against finite differences, complex steps and values derived by hand."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from oracles import CLOSE, complex_step, difference
 
 import chainrule as cr
 from chainrule.errors import DTypeError, GradientError, ShapeError
 from chainrule.graph import PLAIN
 from chainrule.tensor import Buffer, Parameter
-from oracles import CLOSE, complex_step, difference
 
 X = np.array([0.3, -1.2, 0.8])
 W = np.array([[0.5, -0.2, 0.1], [0.3, 0.7, -0.6]])
@@ -168,7 +168,7 @@ def test_what_grad_cannot_differentiate(function: Any, argument: Any, error: str
 
 def test_integer_arguments_and_wrong_argnums() -> None:
     with pytest.raises(DTypeError, match="int64"):
-        cr.grad(lambda x: cr.sum(x))(cr.asarray([1, 2]))
+        cr.grad(cr.sum)(cr.asarray([1, 2]))
     with pytest.raises(ShapeError, match="only 1"):
         cr.grad(wavy, argnums=1)(cr.asarray(X))
 
@@ -234,7 +234,7 @@ def test_third_derivative() -> None:
 
 
 def test_no_perturbation_confusion() -> None:
-    """The example of Siskind and Pearlmutter (2005): d/dx [x * d/dy (x + y)] is 1, a confused engine says 2."""
+    """Siskind and Pearlmutter (2005): d/dx [x * d/dy (x + y)] is 1; a confused engine says 2."""
     assert cr.grad(lambda x: x * cr.grad(lambda y: x + y)(1.0))(1.0).item() == 1.0
     assert cr.jvp(lambda x: x * cr.jvp(lambda y: x + y, (1.0,), (1.0,))[1], (1.0,), (1.0,))[1].item() == 1.0
     assert cr.grad(lambda x: x * cr.jvp(lambda y: x * y, (2.0,), (1.0,))[1])(3.0).item() == 6.0
@@ -346,7 +346,7 @@ def test_cotangents_and_tangents_are_checked() -> None:
         cr.jvp(cr.sin, (x,), (np.ones(3, np.float32),))
     with pytest.raises(ShapeError, match="1 primals but 2 tangents"):
         cr.jvp(cr.sin, (x,), (x, x))
-    with pytest.raises(ShapeError, match="tangent 0.*a list of 1"):
+    with pytest.raises(ShapeError, match=r"tangent 0.*a list of 1"):
         cr.jvp(lambda t: t[0], ([x],), (x,))
 
 
@@ -358,7 +358,9 @@ def test_jacobian_has_output_shape_then_input_shape() -> None:
 
 
 def test_jacobian_of_containers_and_several_arguments() -> None:
-    found = cr.jacobian(lambda a, b: {"p": a * b, "s": cr.sum(a)}, argnums=(0, 1))(cr.asarray(X), cr.asarray(X + 1))
+    found = cr.jacobian(lambda a, b: {"p": a * b, "s": cr.sum(a)}, argnums=(0, 1))(
+        cr.asarray(X), cr.asarray(X + 1)
+    )
     np.testing.assert_allclose(found["p"][0].numpy(), np.diag(X + 1))
     np.testing.assert_allclose(found["p"][1].numpy(), np.diag(X))
     np.testing.assert_array_equal(found["s"][0].numpy(), np.ones(3))
@@ -369,13 +371,15 @@ def test_jacobian_of_nothing_has_the_right_shape() -> None:
     assert cr.jacobian(lambda x: x[:0])(cr.asarray(X)).shape == (0, 3)
     assert cr.jacobian(lambda x: cr.sum(x) * cr.ones(2).astype(np.float64))(cr.asarray(X[:0])).shape == (2, 0)
     with pytest.raises(GradientError, match="int64"):
-        cr.jacobian(lambda x: cr.argmax(x))(cr.asarray(X))
+        cr.jacobian(cr.argmax)(cr.asarray(X))
 
 
 # -- what surrounds a transform ----------------------------------------------------------------------------
 def test_no_grad_around_a_transform_changes_nothing_and_inside_it_stops_the_derivative() -> None:
     with cr.no_grad():
-        np.testing.assert_allclose(cr.grad(wavy)(cr.asarray(X)).numpy(), complex_step(wavy_numpy, X), rtol=1e-13)
+        np.testing.assert_allclose(
+            cr.grad(wavy)(cr.asarray(X)).numpy(), complex_step(wavy_numpy, X), rtol=1e-13
+        )
 
     def partly(x: Any) -> Any:
         with cr.no_grad():

@@ -68,7 +68,9 @@ def test_what_is_written_from_the_records_is_fresh() -> None:
 def test_type_checkers_see_every_public_name_and_no_other() -> None:
     tree = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
     seen = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    seen |= {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names} - {None}
+    seen |= {
+        alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    } - {None}
     assert seen == set(public_names(chainrule))
 
 

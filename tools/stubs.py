@@ -1,7 +1,7 @@
 """Writes what is derived from the records: the typed face of the package and the table of array functions.
 
-`python -m tools.stubs` writes src/chainrule/__init__.pyi, which type checkers and editors read in the place of
-the lazy `__init__.py`, and docs/primitives.md. Both are checked in; a test fails when they are stale.
+`python -m tools.stubs` writes src/chainrule/__init__.pyi, which type checkers and editors read in the place
+of the lazy `__init__.py`, and docs/primitives.md. Both are checked in; a test fails when they are stale.
 """
 
 import inspect
@@ -31,7 +31,7 @@ TYPES = {
     "min": "_Array | None",
     "max": "_Array | None",
 }
-HEADER = '''"""The public names, typed. Written by `python -m tools.stubs`; change the records or the face instead."""
+HEADER = '''"""The public names, typed. Written by `python -m tools.stubs`; change records or face instead."""
 
 import builtins
 from collections.abc import Sequence
@@ -89,11 +89,11 @@ def _listed(parameters: list[inspect.Parameter]) -> Iterator[str]:
 # -- the table -----------------------------------------------------------------------------------------------
 INTRODUCTION = """# Array functions
 
-Every function is told once, in a record under `src/chainrule/primitives`; this page, the functions, their types, and
-the laws they are held to are derived from those records. Written by `python -m tools.stubs`.
+Every function is told once, in a record under `src/chainrule/primitives`; this page, the functions, their
+types and the laws they are held to are derived from those records. Written by `python -m tools.stubs`.
 
-*Derivative*: "flows" where a rule of its own carries a cotangent back, "through its parts" for a function that is only
-a combination of others, "none" where a derivative is zero or does not exist (relations, rounding, indices).
+*Derivative*: "flows" where a rule of its own carries a cotangent back, "through its parts" for one that is only
+a combination of others, "none" where it is zero or does not exist (relations, rounding, indices).
 """
 
 
@@ -101,7 +101,9 @@ def table() -> str:
     """The text of docs/primitives.md."""
     sections = [INTRODUCTION]
     for family, records in FAMILIES.items():
-        rows = [_row(record) for record in sorted(records, key=lambda each: each.name) if record.name in PUBLIC]
+        rows = [
+            _row(record) for record in sorted(records, key=lambda each: each.name) if record.name in PUBLIC
+        ]
         if rows:
             head = ["| function | | derivative |", "|---|---|---|"]
             sections.append("\n".join([f"## {family.capitalize()}", "", *head, *rows, ""]))

@@ -1,4 +1,4 @@
-"""The public names, typed. Written by `python -m tools.stubs`; change the records or the face instead."""
+"""The public names, typed. Written by `python -m tools.stubs`; change records or face instead."""
 
 import builtins
 from collections.abc import Sequence

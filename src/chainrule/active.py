@@ -34,8 +34,8 @@ class Binding:
     def write(self, cell: Cell, node: Node) -> bool:
         if cell in self.nodes:
             raise GradientError(
-                f"{cell.describe()} is being differentiated and cannot be assigned{at_user_line()}; assign it after "
-                "the transform has returned"
+                f"{cell.describe()} is being differentiated and cannot be assigned{at_user_line()}; assign "
+                "it after the transform has returned"
             )
         return False
 
@@ -81,8 +81,8 @@ class Active:
         """A node of its own for an argument; linked to the argument where that may be differentiated too."""
         if not node.floating:
             raise DTypeError(
-                f"cannot differentiate by an argument of {node.dtype}{at_user_line()}: derivatives need floating "
-                "point. Convert it (x.astype('float32')) or leave it out with argnums"
+                f"cannot differentiate by an argument of {node.dtype}{at_user_line()}: derivatives need "
+                "floating point. Convert it (x.astype('float32')) or leave it out with argnums"
             )
         owned = node.status == OWNED and not cut
         if self.recorded and node.status and (owned or self.nested or node.status in (ACTIVE, ABSTRACT)):
@@ -161,7 +161,8 @@ class Active:
         for node, direction in by_node.items():
             if node.type != direction.type:
                 raise ShapeError(
-                    f"jvp: a tangent is {direction.type}, its primal {node.type}{at_user_line()}: they must agree"
+                    f"jvp: a tangent is {direction.type}, its primal {node.type}{at_user_line()}: they must "
+                    "agree"
                 )
         return [by_node[node] for node in self.nodes]
 

@@ -40,7 +40,7 @@ def items(node: Node) -> list[Node]:
 
 # -- arguments ---------------------------------------------------------------------------------------------
 class Arguments:
-    """The arguments of a call taken apart: arrays, which become operands, and everything else, which stays."""
+    """The arguments of a call taken apart: arrays, which become operands, and all else, which stays."""
 
     def __init__(self, arguments: Sequence[Any], options: dict[str, Any] | None = None) -> None:
         self.leaves, self.structure = flatten((tuple(arguments), options or {}))
@@ -229,14 +229,16 @@ class custom_vjp:  # noqa: N801 - a decorator, named as in JAX
             result = self.forward(*given.filled(tensors)[0])
             if not isinstance(result, tuple) or len(result) != 2:
                 raise GradientError(
-                    f"custom_vjp: forward has to return (value, residuals){at_user_line()}, two things in a tuple"
+                    f"custom_vjp: forward has to return (value, residuals){at_user_line()}, two things in a "
+                    "tuple"
                 )
             return result
 
         body = trace_body(value_and_residuals, given.types)
         if any(node.floating for node in body.captured):
             raise GradientError(
-                f"custom_vjp: the function uses a value from outside{at_user_line()}; pass it as an argument, "
+                f"custom_vjp: the function uses a value from outside{at_user_line()}; pass it as an "
+                "argument, "
                 "because the rule you gave has no derivative for it, or wrap it with cr.stop_gradient"
             )
         value, residuals = body.structure.children
@@ -282,8 +284,8 @@ class _Rule:
         if not isinstance(given, tuple | list) or len(given) != len(self.structures):
             count = len(given) if isinstance(given, tuple | list) else 1
             raise GradientError(
-                f"custom_vjp: backward returned {count} cotangents for {len(self.structures)} arguments; return a "
-                "tuple with one per argument, None where no derivative flows"
+                f"custom_vjp: backward returned {count} cotangents for {len(self.structures)} arguments; "
+                "return a tuple with one per argument, None where no derivative flows"
             )
         leaves = [leaf for k, each in enumerate(given) for leaf in self._leaves(k, each)]
         arrays = [leaf for leaf, moves in zip(leaves, self.moving, strict=True) if moves]
@@ -303,7 +305,8 @@ def _cotangent(leaf: Any, operand: Node) -> Node | None:
     node = ops.full(operand.type, leaf) if isinstance(leaf, Weak) else as_node(leaf)
     if node.type != operand.type:
         raise GradientError(
-            f"custom_vjp: backward returned a cotangent of type {node.type} for an argument of type {operand.type}; "
+            f"custom_vjp: backward returned a cotangent of type {node.type} for an argument of type "
+            f"{operand.type}; "
             "they must agree (where an argument was broadcast, sum over the axes it was repeated along)"
         )
     return node

@@ -21,8 +21,9 @@ from chainrule.tree import flatten, tree_map
 
 # NumPy's name → ours, where they differ.
 RENAMED = {
-    "absolute": "abs", "fabs": "abs", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin", "arcsinh": "asinh",
-    "arctan": "atan", "arctan2": "atan2", "arctanh": "atanh", "invert": "bitwise_invert", "power": "pow",
+    "absolute": "abs", "fabs": "abs", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin",
+    "arcsinh": "asinh", "arctan": "atan",
+    "arctan2": "atan2", "arctanh": "atanh", "invert": "bitwise_invert", "power": "pow",
     "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "rint": "round",
     "true_divide": "divide", "expit": "sigmoid",
     "around": "round", "amax": "max", "amin": "min", "cumsum": "cumulative_sum", "concatenate": "concat",
@@ -81,8 +82,8 @@ def numpy_ufunc(function: Any, method: str, inputs: Sequence[Any], options: Mapp
     name = RENAMED.get(function.__name__, function.__name__)
     if options.get("out") is not None:
         raise GradientError(
-            f"np.{function.__name__} cannot write into out={at_user_line()}: a Tensor is immutable, and an array that "
-            "takes its value would lose the derivative. Use the result instead"
+            f"np.{function.__name__} cannot write into out={at_user_line()}: a Tensor is immutable, and an "
+            "array that takes its value would lose the derivative. Use the result instead"
         )
     if method == "__call__" and name in REGISTRY and not options:
         return getattr(ops, name)(*inputs)
@@ -127,8 +128,8 @@ def on_values(
     result = called(*arguments, **keywords)
     if ACTIVE in statuses and any(isinstance(leaf, float) or _floating(leaf) for leaf in flatten(result)[0]):
         raise GradientError(
-            f"{what} has no counterpart in chainrule{at_user_line()}, so the derivative that is being taken would be "
-            "lost. Write it with cr functions, or pass x.numpy() where no derivative is wanted"
+            f"{what} has no counterpart in chainrule{at_user_line()}, so the derivative that is being taken "
+            "would be lost. Write it with cr functions, or pass x.numpy() where no derivative is wanted"
         )
     return result
 

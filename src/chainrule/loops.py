@@ -30,15 +30,16 @@ def _scan_type(
     after = [each.type for each in graph.outputs]
     if after[:carries] != state:
         raise ShapeError(
-            f"scan: the carry must keep its type from step to step; it enters as {', '.join(map(str, state))} "
-            f"and leaves as {', '.join(map(str, after[:carries]))}"
+            "scan: the carry must keep its type from step to step; it enters as "
+            f"{', '.join(map(str, state))} and leaves as {', '.join(map(str, after[:carries]))}"
         )
     rows = [*after[carries:], *(state if history else ())]
     return (*state, *(Type((length, *each.shape), each.dtype) for each in rows))
 
 
 def _scan(
-    xp: Any, *values: Any, graph: Graph, carries: int, sequences: int, length: int, reverse: bool, history: bool
+    xp: Any, *values: Any,
+    graph: Graph, carries: int, sequences: int, length: int, reverse: bool, history: bool,
 ) -> tuple[Any, ...]:  # fmt: skip
     carry, series, captured = _split(values, carries, sequences)
     types = [each.type for each in graph.outputs[carries:]]

@@ -1,4 +1,4 @@
-"""What can be written on an array: operators, indexing, and NumPy's methods; nothing here knows what an array is."""
+"""What can be written on an array: operators, indexing, and NumPy's methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Made = TypeVar("Made")
 
 
 class Operators(Generic[Made]):
-    """Operators and methods of anything with a `node`; each gives what `_made` makes of the resulting node."""
+    """Operators and methods of anything with a `node`; each gives what `_made` makes of a node."""
 
     __slots__ = ()
 

@@ -103,7 +103,9 @@ def _default_dtype(value: Any) -> np.dtype[Any] | None:
 
 def ragged() -> ShapeError:
     """The error for nested lists whose rows differ."""
-    return ShapeError(f"these nested lists are not an array{at_user_line()}: their rows have different lengths")
+    return ShapeError(
+        f"these nested lists are not an array{at_user_line()}: their rows have different lengths"
+    )
 
 
 def as_node(value: Any) -> Node:
@@ -164,9 +166,9 @@ class Ops:
     def promote(self, name: str, operands: Sequence[Any], kind: str = "number") -> list[Node]:
         """Bring operands to one dtype: arrays by NumPy's rules, Python scalars weakly.
 
-        `kind` says what the operation takes: "number" (anything; booleans are 0 and 1), "counted" (booleans become
-        int8), "signed" (no booleans), "float" (all else becomes float64), "integer", "shift" (integers; booleans
-        become int8) or "bool" (all else is compared with 0).
+        `kind` says what the operation takes: "number" (anything; booleans are 0 and 1), "counted" (booleans
+        become int8), "signed" (no booleans), "float" (all else becomes float64), "integer", "shift"
+        (integers; booleans become int8) or "bool" (all else is compared with 0).
         """
         given = [each if isinstance(each, _WEAK) else as_node(each) for each in operands]
         nodes = [each for each in given if isinstance(each, Node)]
@@ -231,7 +233,13 @@ class Ops:
 
 _SPOKEN = {"getitem": "indexing"}  # how error messages call an operation whose name nobody writes
 _STOP = REGISTRY["stop_gradient"]
-_TAKE_FLOATS = ("number", "any", "float", "counted", "signed")  # kinds that compute in the dtype they are given
+_TAKE_FLOATS = (
+    "number",
+    "any",
+    "float",
+    "counted",
+    "signed",
+)  # kinds that compute in the dtype they are given
 
 
 def _flows(node: Node) -> bool:
@@ -289,4 +297,3 @@ def escaped(what: str) -> TraceError:
 
 
 ops = Ops()
-_at_user_line = at_user_line  # its name until everybody imports it from origin

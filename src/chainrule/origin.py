@@ -104,7 +104,7 @@ def current_origin() -> Origin:
 
 
 def layer_origins() -> tuple[Origin, ...]:
-    """The origins of a value that keeps no history: the layer, if any; finding the line would cost too much."""
+    """The origins of a value without history: the layer, if any; finding the line would cost too much."""
     layer = _path.get()
     return (Origin("forward", layer),) if layer else ()
 

@@ -19,8 +19,8 @@ import numpy as np
 from chainrule.errors import DTypeError, TraceError
 from chainrule.ops import ops
 from chainrule.origin import at_user_line, layer_path
-from chainrule.tensor import Buffer, Tensor, asarray, traces
-from chainrule.trace import inside_program
+from chainrule.tensor import Buffer, Tensor, asarray
+from chainrule.trace import inside_program, traces
 
 
 def key(seed: int) -> Tensor:
@@ -103,8 +103,8 @@ class Stream:
         """The key for the next draw of the place `path`."""
         if inside_program(since=self._around):
             raise TraceError(
-                f"random numbers are drawn inside a compiled function{at_user_line()} from a stream opened outside "
-                "of it: they would be the same in every call. Pass the key as an argument, and open "
+                f"random numbers are drawn inside a compiled function{at_user_line()} from a stream opened "
+                "outside of it: they would be the same in every call. Pass the key as an argument, and open "
                 "cr.random.stream(key) inside the function"
             )
         count = self._drawn.get(path, 0)

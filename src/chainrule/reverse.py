@@ -166,13 +166,13 @@ def check_backward(node: Node, *, seeded: bool) -> None:
     """Say what to do about a Tensor that has no gradient to give."""
     if not node.floating:
         raise GradientError(
-            f"backward() on a Tensor of {node.dtype}{at_user_line()}: integers and booleans have no derivative. "
-            "Compute the loss in floating point (x.astype('float32'))"
+            f"backward() on a Tensor of {node.dtype}{at_user_line()}: integers and booleans have no "
+            "derivative. Compute the loss in floating point (x.astype('float32'))"
         )
     if node.value is None:
         raise GradientError(
-            f"backward() inside a function that is being traced{at_user_line()}: there is no value to walk back "
-            "from yet. Write cr.value_and_grad(loss)(model, ...), which works eagerly and traced"
+            f"backward() inside a function that is being traced{at_user_line()}: there is no value to walk "
+            "back from yet. Write cr.value_and_grad(loss)(model, ...), which works eagerly and traced"
         )
     if node.shape != () and not seeded:
         raise GradientError(

@@ -143,7 +143,8 @@ class Tensor(Operators["Tensor"]):
     def __bool__(self) -> bool:
         if self.size != 1:
             raise ShapeError(
-                f"the truth of a Tensor of shape {self.shape} is ambiguous{at_user_line()}: use x.any() or x.all()"
+                f"the truth of a Tensor of shape {self.shape} is ambiguous{at_user_line()}: use x.any() or "
+                "x.all()"
             )
         return bool(self._value("the truth of a Tensor").item())
 
@@ -173,7 +174,8 @@ class Tensor(Operators["Tensor"]):
 
     def __reduce__(self) -> NoReturn:
         raise ChainruleError(
-            f"a Tensor cannot be pickled{at_user_line()}: keep x.numpy(), or a model's state_dict() in safetensors"
+            f"a Tensor cannot be pickled{at_user_line()}: keep x.numpy(), or a model's state_dict() in "
+            "safetensors"
         )
 
     # -- differentiation -----------------------------------------------------------------------------
@@ -188,7 +190,8 @@ class Tensor(Operators["Tensor"]):
         check_backward(node, seeded=gradient is not None)
         if node.spent and not retain_graph:
             raise GradientError(
-                f"backward() was already called on this loss{at_user_line()}; calling it again would add every "
+                f"backward() was already called on this loss{at_user_line()}; calling it again would add "
+                "every "
                 "gradient a second time. Compute the loss anew, or pass retain_graph=True if adding is meant"
             )
         seed = ops.full(node.type, 1) if gradient is None else as_node(gradient)
@@ -214,8 +217,6 @@ class Frame(Protocol):
     def write(self, cell: Cell, node: Node) -> bool: ...
 
 
-traces: ContextVar[tuple[Any, ...]] = ContextVar("chainrule_traces", default=())
-"""The traces that are running now, outermost first."""
 _frames: ContextVar[tuple[Frame, ...]] = ContextVar("chainrule_frames", default=())
 
 
@@ -253,7 +254,7 @@ class Cell(Tensor):
 
     @property
     def node(self) -> Node:
-        """The node of the current value, or what stands for it in a function that is transformed or traced."""
+        """The node of the value, or what stands for it in a function that is transformed or traced."""
         for each in _frames.get():
             node = each.read(self)
             if node is not None:
@@ -273,7 +274,8 @@ class Cell(Tensor):
             raise escaped(f"assigning to {self.describe()}")
         if node.shape != self._node.shape:
             raise ShapeError(
-                f"{self.describe()} has shape {self._node.shape}; cannot assign shape {node.shape}{at_user_line()}"
+                f"{self.describe()} has shape {self._node.shape}; cannot assign shape "
+                f"{node.shape}{at_user_line()}"
             )
         if node.dtype != self._node.dtype:
             node = ops.astype(node, self._node.dtype)
@@ -311,7 +313,8 @@ class Cell(Tensor):
 
     def _in_place(self, other: Any) -> NoReturn:
         raise ChainruleError(
-            f"{self.describe()} cannot be changed with an in-place operator{at_user_line()}: that would rebind the "
+            f"{self.describe()} cannot be changed with an in-place operator{at_user_line()}: that would "
+            "rebind the "
             "name and leave the model as it was. Write p.assign(p - rate * p.grad), or use an optimizer"
         )
 

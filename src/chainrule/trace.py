@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,13 @@ from chainrule.errors import TraceError
 from chainrule.graph import ABSTRACT, KEEPS_HISTORY, Graph, Node, constant, released, substitute
 from chainrule.ops import as_node, recording
 from chainrule.origin import at_user_line, layer_origins
-from chainrule.tensor import Cell, Tensor, frame, traces
+from chainrule.tensor import Cell, Tensor, frame
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import Type
 from chainrule.verify import verify
+
+traces: ContextVar[tuple[Trace, ...]] = ContextVar("chainrule_traces", default=())
+"""The traces that are running now, outermost first."""
 
 
 class Trace:
@@ -42,8 +46,10 @@ class Trace:
         """Raise for a value that is used after its function was traced."""
         if not self.open:
             raise TraceError(
-                f"{operation} was given a traced value that escaped from its function{at_user_line()}: it has no "
-                "value outside. Return it from the traced function instead of storing it, or keep state in a Buffer"
+                f"{operation} was given a traced value that escaped from its function{at_user_line()}: it "
+                "has no "
+                "value outside. Return it from the traced function instead of storing it, or keep state in "
+                "a Buffer"
             )
 
     @contextmanager
@@ -97,9 +103,12 @@ class LoopTrace(Trace):
     def write(self, cell: Cell, node: Node) -> bool:
         """Refuse."""
         raise TraceError(
-            f"{cell.describe()} is assigned inside the body of scan{at_user_line()}: the body stands for all steps at "
-            "once, so state has to be part of the carry. Carry the value and assign it after the loop; for random "
-            "numbers, open cr.random.stream(key) in the body with a key that is carried or one of the sequences"
+            f"{cell.describe()} is assigned inside the body of scan{at_user_line()}: the body stands for "
+            "all steps at "
+            "once, so state has to be part of the carry. Carry the value and assign it after the loop; for "
+            "random "
+            "numbers, open cr.random.stream(key) in the body with a key that is carried or one of the "
+            "sequences"
         )
 
 
@@ -184,9 +193,8 @@ def trace_program(function: Callable[..., Any], types: Sequence[Type], labels: S
     graph = Graph((*inputs, *trace.read_cells.values()), (*outputs, *written.values()))
     graph = _set_free(graph, trace)
     verify(graph)
-    return Program(
-        graph, len(inputs), tuple(trace.read_cells), tuple(written), structure, tuple(trace.assumptions.values())
-    )  # fmt: skip
+    assumptions = tuple(trace.assumptions.values())
+    return Program(graph, len(inputs), tuple(trace.read_cells), tuple(written), structure, assumptions)
 
 
 def _set_free(graph: Graph, trace: Trace) -> Graph:

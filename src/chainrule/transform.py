@@ -75,7 +75,7 @@ def value_and_grad(
 
 
 def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
-    """The value of ``function(*primals)`` and its pullback: cotangent of the value → cotangents of the primals.
+    """The value of ``function(*primals)`` and its pullback: cotangent of the value → those of the primals.
 
     With `has_aux` the function returns ``(value, anything)``, and anything comes back as a third result.
 
@@ -191,7 +191,7 @@ def _rows(outputs: Sequence[Node], k: int, pullback: Callable[[list[Tensor]], An
 
 
 def hessian(function: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """Second derivatives of a scalar function, in the structure `jacobian` gives: ``input.shape + input.shape``.
+    """Second derivatives of a scalar function, in the structure that `jacobian` gives.
 
     >>> import chainrule as cr
     >>> cr.hessian(lambda x: cr.sum(x**3))(cr.asarray([1.0, 2.0])).tolist()
@@ -224,18 +224,19 @@ def _scalar(result: Any) -> Node:
     if isinstance(result, dict | list | tuple) or result is None:
         hint = "; for (loss, anything) pass has_aux=True" if isinstance(result, tuple) else ""
         raise GradientError(
-            f"grad needs a function that returns one scalar, not a {type(result).__name__}{at_user_line()}{hint}"
+            "grad needs a function that returns one scalar, not a "
+            f"{type(result).__name__}{at_user_line()}{hint}"
         )
     node = as_node(result)
     if node.shape != ():
         raise GradientError(
-            f"grad needs a function that returns a scalar, this one returned shape {node.shape}{at_user_line()}: "
-            "reduce it with cr.sum or cr.mean, or use cr.vjp or cr.jacobian"
+            "grad needs a function that returns a scalar, this one returned shape "
+            f"{node.shape}{at_user_line()}: reduce it with cr.sum or cr.mean, or use cr.vjp or cr.jacobian"
         )
     if not node.floating:
         raise GradientError(
-            f"grad needs a floating result, this function returned {node.dtype}{at_user_line()}: integers and "
-            "booleans have no derivative"
+            f"grad needs a floating result, this function returned {node.dtype}{at_user_line()}: integers "
+            "and booleans have no derivative"
         )
     return node
 

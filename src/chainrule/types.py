@@ -61,7 +61,8 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     except ValueError:
         listed = " and ".join(map(str, shapes))
         raise ShapeError(
-            f"shapes {listed} do not broadcast: counted from the right, two extents must be equal or one must be 1"
+            f"shapes {listed} do not broadcast: counted from the right, two extents must be equal or one "
+            "must be 1"
         ) from None
 
 

@@ -170,7 +170,7 @@ def complaints(graph: Graph) -> Iterator[str]:
         yield "rule 'inputs' (every input is given once) is broken: an input occurs twice"
     for output in graph.outputs:
         if not isinstance(output.type, Type):
-            yield f"rule 'outputs' (an output has one type) is broken by {output.name}: it has several outputs"
+            yield f"rule 'outputs' (an output has one type) is broken by {output.name}: it has several"
     place = Place(graph, frozenset(graph.inputs))
     for node in graph.nodes:
         for rule in RULES:

@@ -38,7 +38,9 @@ def agree(ours: Any, theirs: Any, tolerance: float) -> None:
     for a, b in zip(found, expected, strict=True):
         b = np.asarray(b)
         assert a.shape == b.shape
-        np.testing.assert_allclose(a.numpy(), b, rtol=tolerance, atol=tolerance * np.max(np.abs(b), initial=0))
+        np.testing.assert_allclose(
+            a.numpy(), b, rtol=tolerance, atol=tolerance * np.max(np.abs(b), initial=0)
+        )
 
 
 # -- the programs: written for `xp`, the namespace, and `t`, the transforms --------------------------------
@@ -144,7 +146,7 @@ def test_value_and_gradient(program: Callable[..., Any], compiled: bool) -> None
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_jvp(program: Callable[..., Any]) -> None:
-    tangent = cr.tree.tree_map(lambda leaf: np.cos(leaf), POINT)
+    tangent = cr.tree.tree_map(np.cos, POINT)
     found = cr.jvp(ours(program), (as_ours(POINT),), (tangent,))[1]
     agree(found, jax.jvp(theirs(program), (POINT,), (tangent,))[1], FIRST)
 
@@ -152,7 +154,7 @@ def test_jvp(program: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_hessian_vector_products(program: Callable[..., Any], compiled: bool) -> None:
-    tangent = cr.tree.tree_map(lambda leaf: np.cos(leaf), POINT)
+    tangent = cr.tree.tree_map(np.cos, POINT)
 
     def product(p: Any) -> Any:
         return cr.jvp(cr.grad(ours(program)), (p,), (tangent,))[1]
