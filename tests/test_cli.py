@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from chainrule.cli import front, main
-from chainrule.cli.settings import recipe_from, widths
+from chainrule.cli.settings import kinds, recipe_from, widths
 from chainrule.errors import RecipeError
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
@@ -169,7 +170,7 @@ def test_train_tells_what_it_did(chainrule: Command) -> None:
         "2 columns used",
         "standardised",
         "one-hot, 3 levels",
-        "140 to train on, 20 to choose the best epoch, 40 to test on",
+        "140 to train on, 20 to validate on, 40 to test on",
         "layers.0  Linear  rows × 8",
         "epoch 3 of 3: loss",
         "gradient norm",
@@ -298,6 +299,25 @@ def test_other_data_make_the_hash_of_a_recipe_void(tmp_path: Path) -> None:
     )
     assert recipe_from(file, [], {}).data.hash == "abc"
     assert recipe_from(file, [], {"data": {"source": "b.csv"}}).data.hash == ""
+
+
+def test_kinds() -> None:
+    assert kinds(None) is None
+    assert kinds(["zip=category", "a=b=number"]) == {"zip": "category", "a=b": "number"}
+    with pytest.raises(RecipeError, match="COLUMN=KIND"):
+        kinds(["zip"])
+
+
+def test_a_column_is_read_as_asked(chainrule: Command) -> None:
+    ended = chainrule("train", "houses.csv", "--target", "price", "--kind", "area=category", *FAST, "-v")
+    assert re.search(r"^ +area +category ", ended.output, re.MULTILINE)
+    assert chainrule("predict", "latest", "houses.csv").status == 0
+
+
+def test_an_unknown_preprocessing_gets_the_nearest(chainrule: Command) -> None:
+    ended = chainrule("train", "houses.csv", "--target", "price", "--set", "preprocessing.kind.area=category")
+    assert ended.status == 2
+    assert "Did you mean 'kinds'?" in ended.error
 
 
 def test_widths() -> None:

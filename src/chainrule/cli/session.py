@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,20 @@ class Session:
         """What tells the user how the table was read and prepared."""
         return None if self.json else lambda prepared: self.screen.prepared(recipe, prepared)
 
-    def finish(self, run: Run, baselines: bool, report: Path | None) -> None:
-        """Compare, write the report, and tell how it went."""
+    def finish(
+        self, run: Run, baselines: bool, report: Path | None, reference: Mapping[str, Any] | None = None
+    ) -> None:
+        """Compare, write the report, and tell how it went; beside committed figures, if there are any."""
         with nullcontext() if self.json else self.out.status("fitting simpler models to compare with"):
             comparison = comparison_of(run) if baselines else {}
         facts = of_run(run, comparison)
-        written = reports.write(facts, report) if report is not None else None
+        written = reports.write(facts, report, reference) if report is not None else None
         if self.json:
             write_json(self._document(run, comparison, written))
             return
         self.screen.finished(facts)
+        if reference is not None:
+            self.screen.reference(reference)
         self.screen.saved(facts, written)
 
     @staticmethod

@@ -45,6 +45,16 @@ def widths(text: str | None) -> list[int] | None:
         ) from None
 
 
+def kinds(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """Column → kind from ``column=kind`` texts; a column's name may hold equals signs."""
+    if not texts:
+        return None
+    for text in texts:
+        if "=" not in text:
+            raise RecipeError(f"--kind {text}: write COLUMN=KIND, as in --kind zip=category")
+    return {column: kind for column, _, kind in (text.rpartition("=") for text in texts)}
+
+
 def _assign(document: dict[str, Any], assignment: str) -> None:
     """Put the value of ``section.name=value`` into its place in a recipe's document."""
     name, equals, text = assignment.partition("=")

@@ -9,7 +9,7 @@ import typer
 
 from chainrule.cli.options import DEFAULT_RUNS, Json, Runs, Verbose, find_run
 from chainrule.cli.session import Session
-from chainrule.cli.settings import recipe_from, widths
+from chainrule.cli.settings import kinds, recipe_from, widths
 from chainrule.errors import RecipeError
 from chainrule.recipe import Recipe
 from chainrule.train import table
@@ -25,6 +25,10 @@ def train(
         str | None, typer.Option(help="regression, binary or multiclass, if not as inferred.")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be repeated.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=KIND", help="What a column is, as zip=category; may be repeated."),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Begin with this recipe, TOML or JSON.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -60,6 +64,7 @@ def train(
     options: dict[str, dict[str, Any]] = {
         "data": {"source": data, "target": target, "task": task, "drop": drop or None},
         "split": {"seed": seed},
+        "preprocessing": {"kinds": kinds(kind)},
         "network": {"hidden": widths(hidden), "activation": activation, "dropout": dropout},
         "optimizer": {"name": optimizer, "lr": lr},
         "training": {"epochs": epochs, "batch_size": batch_size, "seed": seed},

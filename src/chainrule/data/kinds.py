@@ -164,8 +164,8 @@ def _stray_text(name: str, values: npt.NDArray[Any], missing: Mask, row: int, so
     return DataError(
         f"Column '{name}' of {source} holds numbers, except that row {row + 1} says '{values[row]}'.{also} "
         f"Correct the value; or, if it stands for a missing one, leave it empty or write NA; or, if the "
-        f"column holds codes rather than numbers, ask for it as a category: kinds={{'{name}': 'category'}}. "
-        f"(Rows are counted from 1, without the header.)"
+        f"column holds codes rather than numbers, ask for it as a category: kinds={{'{name}': 'category'}}, "
+        f"on the command line --kind '{name}=category'. (Rows are counted from 1, without the header.)"
     )
 
 

@@ -91,7 +91,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         best = alt.Chart(alt.InlineData([{"epoch": best_epoch}]))
         rule = best.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=across)
         said = best.mark_text(align="right", baseline="top", dx=-6, color=MUTED, fontSize=12, y=2)
-        losses = losses + rule + said.encode(x=across, text=alt.value(f"best: epoch {best_epoch}"))
+        losses = losses + rule + said.encode(x=across, text=alt.value(f"lowest: epoch {best_epoch}"))
     panels = [losses.properties(width=_WIDTH, height=220)]
     if norms:
         upward = _upward("norm", "gradient norm", [each["norm"] for each in norms])

@@ -104,6 +104,8 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _kind(module: Module) -> str:
-    """The class, with its settings unless they can be read off its weights."""
-    settings = "" if any(True for _ in module.parameters()) else module.extra_repr()
-    return f"{type(module).__name__} {settings}".strip()
+    """The class, with the numbers it was made with unless they can be read off its weights."""
+    told = [type(module).__name__]
+    if not any(True for _ in module.parameters()):
+        told += [f"{name}={value}" for name, value in vars(module).items() if type(value) in (int, float)]
+    return " ".join(told)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chainrule.show.facts import Facts
 from chainrule.show.figures import counted, metric, percent
@@ -68,6 +69,14 @@ def against(entry: Entry) -> tuple[str, str]:
     )
 
 
+def reference_note(results: Mapping[str, Any]) -> str:
+    """How committed figures of several models on several splits came about."""
+    return (
+        f"The mean of {len(results['splits'])} random splits, as committed; make bench-ames repeats it. "
+        f"Every model was tuned alike before, {results['trials']} trials each on other splits."
+    )
+
+
 def verdict(facts: Facts) -> str:
     """What came of the run in one or two sentences."""
     if not facts.finished:
@@ -88,7 +97,7 @@ def _unfinished(facts: Facts) -> str:
 
 def _own(facts: Facts) -> str:
     rows = facts.result.get("rows", {}).get(facts.part)
-    seen = "never seen in training" if facts.part == "test" else "held out to choose the best epoch"
+    seen = "never seen in training" if facts.part == "test" else "held out for validation"
     where = f"On {counted(rows, 'row')} {seen}" if rows else "On rows held out of training"
     if facts.result["task"] == "regression":
         error = metric("rmse", facts.metrics["rmse"], facts.unit)

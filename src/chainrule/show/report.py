@@ -25,16 +25,19 @@ _MOST_COLUMNS = 400  # of the table, so that a report stays small however wide t
 _LONGEST = 120  # characters of a name or reason that are shown
 
 
-def write(facts: Facts, path: str | Path) -> Path:
-    """Write the report to `path`, replacing what was there; the path is returned."""
+def write(facts: Facts, path: str | Path, reference: Mapping[str, Any] | None = None) -> Path:
+    """Write the report to `path`, replacing what was there; the path is returned.
+
+    `reference` holds committed figures of several models on several splits, to stand beside those of the run.
+    """
     file = Path(path)
-    atomic.write_text(file, page(facts))
+    atomic.write_text(file, page(facts, reference))
     return file
 
 
-def page(facts: Facts) -> Html:
+def page(facts: Facts, reference: Mapping[str, Any] | None = None) -> Html:
     """The whole report as HTML."""
-    sections = [section for section in _sections(facts) if section is not None]
+    sections = [section for section in _sections(facts, reference) if section is not None]
     style = Html(_STYLE.read_text(encoding="utf-8"))
     head = element(
         "head",
@@ -53,9 +56,10 @@ def page(facts: Facts) -> Html:
 _Section = tuple[str, str, Html]
 
 
-def _sections(facts: Facts) -> list[_Section | None]:
+def _sections(facts: Facts, reference: Mapping[str, Any] | None) -> list[_Section | None]:
     return [
         _section("result", "Beside simpler models", *_comparison(facts)),
+        _section("splits", "On several splits", *_several_splits(reference)),
         _section("agreement", "Prediction and truth", *_agreement(facts)),
         _section("training", "Training", *_training(facts)),
         _section("network", "The network", *_network(facts)),
@@ -151,6 +155,28 @@ def _bar(share: float) -> Html:
 
 def _model(name: str) -> list[Html]:
     return [element("span", name, class_="model")] if name else []
+
+
+def _several_splits(reference: Mapping[str, Any] | None) -> list[Html]:
+    if reference is None:
+        return []
+    unit, body = reference["unit"], []
+    for entry in reference["models"]:
+        less = entry.get("network_minus_it")
+        body.append(
+            element(
+                "tr",
+                element("th", entry["name"], scope="row", class_="what"),
+                _number(value(entry["mean"], unit)),
+                _number(f"{value(entry['low'], unit)} to {value(entry['high'], unit)}"),
+                _number(value(less["mean"], unit) if less else ""),
+                _number(f"{value(less['low'], unit)} to {value(less['high'], unit)}" if less else ""),
+                class_=None if less else "ours",
+            )
+        )
+    head = _heads("model", ">mean RMSE", ">95% interval", ">network less it", ">95% interval")
+    note = element("p", outcome.reference_note(reference), class_="note")
+    return [_table("Test error of every model", head, body, wide=True), note]
 
 
 def _agreement(facts: Facts) -> list[Html]:

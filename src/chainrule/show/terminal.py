@@ -74,6 +74,21 @@ class Screen:
         """The result beside the baselines, and what it amounts to."""
         self._section("Result", result_grid(facts), Text(outcome.verdict(facts), style="bold"))
 
+    def reference(self, results: Mapping[str, Any]) -> None:
+        """The committed figures of several models on several splits."""
+        grid = _grid("model", ">mean RMSE", ">95% interval", ">network less it")
+        for entry in results["models"]:
+            less = entry.get("network_minus_it")
+            grid.add_row(
+                entry["name"],
+                value(entry["mean"], results["unit"]),
+                f"{value(entry['low'], results['unit'])} to {value(entry['high'], results['unit'])}",
+                value(less["mean"], results["unit"]) if less else "",
+                style="" if less else "bold green",
+            )
+        splits = f"{len(results['splits'])} splits"
+        self._section(splits.capitalize(), Text(outcome.reference_note(results), style="dim"), grid, Text())
+
     def saved(self, facts: Facts, report: Path | None) -> None:
         """Where everything is, and what to do next."""
         lines = [Text(printable(f"run     {facts.path}"))] if facts.path is not None else []
@@ -160,7 +175,7 @@ def _target_lines(prepared: Prepared, unit: str) -> Iterable[Text]:
 
 
 def _split_line(parts: Mapping[str, Sized], recipe: Recipe) -> str:
-    verbs = {"train": "to train on", "validation": "to choose the best epoch", "test": "to test on"}
+    verbs = {"train": "to train on", "validation": "to validate on", "test": "to test on"}
     held = [f"{count(len(rows))} {verbs[part]}" for part, rows in parts.items() if len(rows)]
     return f"{', '.join(held)} (seed {recipe.split.seed})"
 
@@ -174,7 +189,8 @@ def training_line(recipe: Recipe, rows: int) -> str:
         f"{key} {each:g}" if isinstance(each, float) else f"{key} {each}" for key, each in settings.items()
     ]
     if isinstance(schedule, Mapping):
-        shown.append(f"{schedule.get('name')} schedule")
+        values = [f" {key} {each}" for key, each in schedule.items() if key != "name"]
+        shown.append(f"{schedule.get('name')} schedule{','.join(values)}")
     steps = -(-rows // training.batch_size)
     return (
         f"{counted(training.epochs, 'epoch')} of {counted(steps, 'step')}, "

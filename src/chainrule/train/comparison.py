@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.data.reading import read_table
 from chainrule.errors import DataError
 from chainrule.train import metrics
 from chainrule.train.result import Run
-from chainrule.train.table import Prepared, prepare
+from chainrule.train.table import Prepared, prepare, read_source
 
 Array = np.ndarray[Any, Any]
 
@@ -84,7 +83,7 @@ def compare(run: Run) -> dict[str, Any]:
 
 
 def _prepared_again(run: Run) -> Prepared:
-    table = read_table(run.recipe.data.source)
+    table = read_source(run.recipe)
     if table.data_hash != run.recipe.data.hash:
         raise DataError(
             f"{table.source} has changed since the run was trained on it, so nothing new can be measured: "
@@ -167,7 +166,7 @@ def _operations(learned: _Learned) -> float:
     """
     rows, columns = learned.features.shape
     outputs = learned.prepared.task.outputs
-    return 100.0 * outputs * (columns * (5 * rows + 31 * 255) + 2e6)
+    return float(100 * outputs * (columns * (5 * rows + 31 * 255) + 2e6))
 
 
 def _constant(learned: _Learned) -> Array:
@@ -232,7 +231,8 @@ def _classified(learned: _Learned, model: Any, features: Any, asked: Any) -> Arr
         model.fit(features, targets)
     shares = np.zeros((len(learned.asked), len(learned.prepared.task.classes)))
     shares[:, model.classes_] = model.predict_proba(asked)
-    return shares / shares.sum(axis=1, keepdims=True)  # float32 features give sums of 1 in float32 only
+    shares /= shares.sum(axis=1, keepdims=True)  # float32 features give sums of 1 in float32 only
+    return shares
 
 
 _Baseline = tuple[str, str, Callable[[_Learned], Array]]

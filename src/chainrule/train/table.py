@@ -15,7 +15,7 @@ from chainrule.data.prepare import Prepared as PreparedTable
 from chainrule.data.prepare import prepare as prepare_table
 from chainrule.data.preprocess import Features, Preprocessor
 from chainrule.data.reading import read_table
-from chainrule.data.table import Table
+from chainrule.data.table import Table, suggestion
 from chainrule.data.target import TargetTransform, target_from_document
 from chainrule.data.task import Task
 from chainrule.errors import DataError, RecipeError, RunError
@@ -33,6 +33,8 @@ from chainrule.train.trainer import Trainer
 
 Array = np.ndarray[Any, Any]
 PARTS = ("train", "validation", "test")
+PREPROCESSING = ("kinds", "ordinals", "target")
+"""What [preprocessing] of a recipe may hold; each overrules what the data suggest."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def fit_table(
 
     With `runs`, a run folder is made there, with checkpoints while training goes on.
     """
-    table = read_table(recipe.data.source if data is None else data)
+    table = read_source(recipe, data)
     if recipe.data.hash and recipe.data.hash != table.data_hash:
         raise RunError(
             f"{table.source} holds other data than the recipe was made for: its hash is "
@@ -156,7 +158,7 @@ def resume(
         )
     if folder.has("result.json"):
         return load(path)
-    table = read_table(recipe.data.source)
+    table = read_source(recipe)
     if table.data_hash != recipe.data.hash:
         raise RunError(
             f"run {folder.name} cannot go on: {recipe.data.source} has changed since it began (hash "
@@ -166,6 +168,15 @@ def resume(
     prepared = prepare(recipe, table)
     folder.write_document("preprocessing.json", fitted_document(prepared))
     return _train(recipe, prepared, folder, callbacks, on_prepared)
+
+
+def read_source(recipe: Recipe, data: Any = None) -> Table:
+    """The table a recipe names, or `data` instead, with its columns read as the recipe wants them."""
+    for name in recipe.preprocessing:
+        if name not in PREPROCESSING:
+            hint = suggestion(name, PREPROCESSING) or f" There are {', '.join(PREPROCESSING)}."
+            raise RecipeError(f"[preprocessing]: there is no setting '{name}'.{hint}")
+    return read_table(recipe.data.source if data is None else data, kinds=recipe.preprocessing.get("kinds"))
 
 
 def prepare(recipe: Recipe, table: Table) -> Prepared:
