@@ -90,8 +90,8 @@ class Preprocessor:
             raise DataError(
                 f"Not one column of {table.source} can be used to predict from"
                 + (f" ({reasons}{'; …' if len(treatments) > 8 else ''})" if reasons else "")
-                + ". Add columns that measure something, or say what a column is: kinds={'code': 'category'}, on "
-                "the command line --kind code=category."
+                + ". Add columns that measure something, or say what a column is: kinds={'code': "
+                "'category'}, on the command line --kind code=category."
             )
         return cls(treatments)
 
