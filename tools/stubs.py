@@ -92,8 +92,8 @@ INTRODUCTION = """# Array functions
 Every function is told once, in a record under `src/chainrule/primitives`; this page, the functions, their
 types and the laws they are held to are derived from those records. Written by `python -m tools.stubs`.
 
-*Derivative*: "flows" where a rule of its own carries a cotangent back, "through its parts" for one that is only
-a combination of others, "none" where it is zero or does not exist (relations, rounding, indices).
+*Derivative*: "flows" where a rule of its own carries a cotangent back, "through its parts" for one that is
+only a combination of others, "none" where it is zero or does not exist (relations, rounding, indices).
 """
 
 
