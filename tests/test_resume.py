@@ -16,6 +16,7 @@ from chainrule.run import RunFolder
 from chainrule.train import table
 
 WORKER = Path(__file__).with_name("resume_worker.py")
+RECIPE_FILE = Path(__file__).with_name("resume_recipe.toml")
 RUNS, KILLS_PER_RUN = 7, 3
 
 
@@ -30,8 +31,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _start(*arguments: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WORKER), *map(str, arguments)]
+def _start(source: Path, runs: Path) -> subprocess.Popen[bytes]:
+    """`chainrule train` on the table, or `chainrule train --resume` of the run that is there already."""
+    run = _only_run(runs)
+    options = ["--recipe", RECIPE_FILE, "--set", f"data.source={source}", "--no-baselines", "--no-report"]
+    arguments = ["--resume", run, "--no-baselines", "--no-report"] if run else [*options, "--runs", runs]
+    command = [sys.executable, str(WORKER), "train", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -50,7 +55,7 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A run that nobody killed, and how long its process took."""
     runs = tmp_path_factory.mktemp("undisturbed")
     started = time.monotonic()
-    _finish(_start("start", source, runs))
+    _finish(_start(source, runs))
     run = _only_run(runs)
     assert run is not None
     return run, time.monotonic() - started
@@ -74,14 +79,12 @@ def test_killed_at_random_times(
     moments = random.Random(number)
     kills = 0
     while kills < KILLS_PER_RUN:
-        run = _only_run(tmp_path)
-        process = _start("start", source, tmp_path) if run is None else _start("resume", run)
+        process = _start(source, tmp_path)
         time.sleep(moments.uniform(0.2, 1.0) * seconds)
         process.kill()
         process.communicate()
         kills += 1
-    run = _only_run(tmp_path)
-    _finish(_start("start", source, tmp_path) if run is None else _start("resume", run))
+    _finish(_start(source, tmp_path))
     run = _only_run(tmp_path)
     assert run is not None
     _same_bits(run, reference)
@@ -90,7 +93,7 @@ def test_killed_at_random_times(
 def test_two_runs_with_one_seed_are_the_same(
     source: Path, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    _finish(_start("start", source, tmp_path))
+    _finish(_start(source, tmp_path))
     run = _only_run(tmp_path)
     assert run is not None
     _same_bits(run, undisturbed[0])
@@ -100,7 +103,7 @@ def test_a_run_does_not_go_on_with_other_data(source: Path, tmp_path: Path) -> N
     copy = tmp_path / "data.csv"
     copy.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     runs = tmp_path / "runs"
-    process = _start("start", copy, runs)
+    process = _start(copy, runs)
     while process.poll() is None and not list(runs.glob("*/checkpoint.safetensors")):
         time.sleep(0.005)
     process.kill()
