@@ -28,6 +28,8 @@ def same_type(name: str) -> Callable[..., Type]:
     """Type rule of an elementwise primitive: broadcast shape, the dtype the operands share."""
 
     def infer(*types: Type, **_: Any) -> Type:
+        if types.count(types[0]) == len(types):
+            return types[0]  # nearly always
         first = types[0].dtype
         if any(each.dtype != first for each in types):
             raise DTypeError(
