@@ -126,8 +126,8 @@ class Node:
 
 def constant(value: Array, label: str = "") -> Node:
     """A leaf that takes `value` over (it becomes read-only), through which no derivative flows."""
-    value.flags.writeable = False
-    return Node(None, (), {}, Type(value.shape, value.dtype), value=value, label=label)
+    value.setflags(write=False)
+    return Node(None, (), {}, Type(value.shape, value.dtype), value, label=label)
 
 
 def reachable(outputs: Iterable[Node], stop: Iterable[Node] = ()) -> list[Node]:
@@ -158,7 +158,7 @@ class Graph:
         return self.inputs + tuple(n for n in reachable(self.outputs, self.inputs) if n not in given)
 
     @cached_property
-    def _steps(self) -> tuple[tuple[Node, tuple[Node, ...]], ...]:
+    def steps(self) -> tuple[tuple[Node, tuple[Node, ...]], ...]:
         """Every node to compute, with the nodes whose value nobody needs after it."""
         last_use: dict[Node, Node] = {}
         for node in self.nodes:
@@ -176,7 +176,7 @@ class Graph:
         if len(values) != len(self.inputs):
             raise GraphError(f"the graph has {len(self.inputs)} inputs but was given {len(values)} values")
         known: dict[Node, Any] = dict(zip(self.inputs, values, strict=True))
-        for node, dead in self._steps:
+        for node, dead in self.steps:
             known[node] = node.value if node.primitive is None else _computed(xp, node, known)
             for each in dead:
                 del known[each]

@@ -172,10 +172,10 @@ class Ops:
         """
         given = [each if isinstance(each, _WEAK) else as_node(each) for each in operands]
         nodes = [each for each in given if isinstance(each, Node)]
-        if len(nodes) == len(given) and kind in _TAKE_FLOATS:
+        if nodes and kind in _TAKE_FLOATS:
             first = nodes[0].type.dtype
-            if first.kind == "f" and all(each.type.dtype is first for each in nodes):
-                return nodes  # nearly always
+            if first.kind == "f" and all(each.type.dtype is first for each in nodes):  # nearly always
+                return nodes if len(nodes) == len(given) else [self._to(each, first) for each in given]
         scalars: list[Weak] = [each for each in given if not isinstance(each, Node)]
         if not nodes:
             nodes = [as_node(each) for each in scalars]
@@ -265,7 +265,7 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_frozen(each) for each in value)
     array = value if isinstance(value, np.ndarray) else np.asarray(value)
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array
 
 
