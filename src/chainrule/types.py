@@ -54,8 +54,12 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     """The shape that NumPy broadcasting gives `shapes`; raises `ShapeError` where there is none."""
     if len(shapes) == 1:
         return shapes[0]
-    if len(shapes) == 2 and shapes[0] == shapes[1]:
-        return shapes[0]
+    if len(shapes) == 2:
+        left, right = shapes
+        if left == right or not right:
+            return left
+        if not left:
+            return right
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
