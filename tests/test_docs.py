@@ -3,7 +3,8 @@
 What a fenced block's tag means:
 
 `python`   is run. With `>>>` prompts its output is compared too. The blocks of one page share a namespace and
-           a temporary working directory, from top to bottom, as a reader would type them.
+           a temporary working directory, from top to bottom, as a reader would type them. One tagged
+           `python needs=torch` is run where that library is installed, as it is in `make check`.
 `console`  each line that starts with `$ ` is a command, and must be `chainrule …`; the lines up to the next
            command are what it prints, standard error included. A command that fails says so in its last line:
            `[exit status 2]`. Where output changes from run to run, write `...`.
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<tag>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
+    r"^(?P<indent> *)```(?P<tag>\w+)(?: needs=(?P<needs>\w+))?[^\n]*\n(?P<code>.*?)^(?P=indent)```",
+    re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)(?P<target>[^)#\s]+)")
 OUTPUT_RULES = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -34,17 +37,18 @@ COMMAND_SECONDS = 120
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its tag, its text, and the line of the page its text begins on."""
+    """A fenced block: its tag, its text, the line of the page its text begins on, the library it needs."""
 
     tag: str
     code: str
     line: int
+    needs: str | None = None
 
 
 def blocks(page: str) -> Iterator[Block]:
     for match in FENCE.finditer(page):
         code = re.sub(f"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
-        yield Block(match["tag"], code, page.count("\n", 0, match.start("code")) + 1)
+        yield Block(match["tag"], code, page.count("\n", 0, match.start("code")) + 1, match["needs"])
 
 
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
@@ -105,6 +109,8 @@ def test_examples_run_as_shown(page: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page.read_text(encoding="utf-8")):
+        if block.needs is not None and find_spec(block.needs) is None:
+            continue
         if block.tag == "python":
             run_python(block, page, namespace)
         elif block.tag == "console":
