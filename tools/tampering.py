@@ -16,11 +16,12 @@ import numpy as np
 
 from chainrule.graph import Node
 from chainrule.laws.case import Case, Record
+from chainrule.nest import Nest, nest_of
 from chainrule.ops import ops
 from chainrule.origin import Origin
 from chainrule.primitive import Composite, Primitive, Rule
 from chainrule.reverse import ReverseWalk, walk
-from chainrule.types import Type
+from chainrule.types import Type, type_of
 
 Spoilt = dict[str, Callable[[], Any]]
 Log = Callable[[int, str, Spoilt], None]
@@ -58,7 +59,7 @@ def mutants_of(record: Record) -> list[Mutant]:
     """Every fault that fits the record."""
     found = [*_rewritten(record)]
     if isinstance(record, Primitive):
-        found += [*_types(record), *_meanings(record), *_whole_rules(record)]
+        found += [*_types(record), *_meanings(record), *_whole_rules(record), *_elements(record)]
     return found
 
 
@@ -363,6 +364,69 @@ def _exercise_meaning(record: Primitive) -> None:
     with np.errstate(all="ignore"):
         for index, sample in enumerate(record.samples):
             record.meaning(np, *(np.asarray(each) for each in sample.arrays(seed=index)), **sample.attributes)
+
+
+# -- which elements make an element -------------------------------------------------------------------------
+def _elements(record: Primitive) -> Iterator[Mutant]:
+    """The nest reads or combines other elements, or `feeds` forgets an operand."""
+    if record.feeds is not None:
+        told = record.feeds
+        forgetful = replace(record, feeds=lambda *a, **k: [[], *told(*a, **k)[1:]])
+        if any(case.arrays for case in _cases(record)):
+            yield Mutant(f"{record.name} feeds: the first operand forgotten", forgetful)
+    nests = [nest_of(record, *map(type_of, case.arrays), **case.sample.attributes) for case in _cases(record)]
+    for way, fault in _NEST_FAULTS.items():
+        if any(nest is not None and fault(nest) is not nest for nest in nests):
+            yield Mutant(f"{record.name} nest: {way}", replace(record, nest=partial(_misled, record, fault)))
+
+
+def _misled(record: Primitive, fault: Callable[[Nest], Nest], *types: Type, **attributes: Any) -> Nest:
+    nest = nest_of(record, *types, **attributes)
+    assert nest is not None
+    return fault(nest)
+
+
+def _shifted(nest: Nest) -> Nest:
+    """The first operand is read one element further on its last axis."""
+    if not nest.reads or not nest.reads[0].index:
+        return nest
+    first = nest.reads[0]
+    last = replace(first.index[-1], offset=first.index[-1].offset + 1)
+    return replace(nest, reads=(replace(first, index=(*first.index[:-1], last)), *nest.reads[1:]))
+
+
+def _stopping_early(nest: Nest) -> Nest:
+    """The last point of the last combined axis is left out."""
+    if not nest.combined or not nest.extents[nest.combined[-1]]:
+        return nest
+    last = nest.combined[-1]
+    return replace(nest, extents=tuple(n - (k == last) for k, n in enumerate(nest.extents)))
+
+
+def _combined_otherwise(nest: Nest) -> Nest:
+    others = {"sum": "max", "max": "min", "min": "max", "any": "all", "all": "any", "logsumexp": "sum"}
+    return nest if nest.combiner is None else replace(nest, combiner=others[nest.combiner])
+
+
+def _turned(nest: Nest) -> Nest:
+    """The axes of the output in another order."""
+    return nest if nest.output == nest.output[::-1] else replace(nest, output=nest.output[::-1])
+
+
+def _all_from_the_first(nest: Nest) -> Nest:
+    """Every operand is taken for the first."""
+    if len({read.shape for read in nest.reads}) != 1 or len(nest.reads) < 2:
+        return nest
+    return replace(nest, reads=tuple(replace(read, operand=nest.reads[0].operand) for read in nest.reads))
+
+
+_NEST_FAULTS: dict[str, Callable[[Nest], Nest]] = {
+    "one element further": _shifted,
+    "one point short": _stopping_early,
+    "another combiner": _combined_otherwise,
+    "axes in another order": _turned,
+    "one operand for all": _all_from_the_first,
+}
 
 
 # -- the walk -----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Sample:
     value: Any = None
     """A known answer, from a paper or a table; None where nobody published one."""
     convention: tuple[Any, ...] | None = None
-    """At a tie or a kink the derivative is a convention: what a cotangent of ones gives, per floating operand."""
+    """At a tie or a kink the derivative is a convention: what ones pulled back give, per floating operand."""
 
     def arrays(self, seed: int = 0) -> list[np.ndarray[Any, Any]]:
         generator = np.random.default_rng(seed)
@@ -78,17 +78,18 @@ class Primitive:
     surface: Callable[..., Any] | None = None
     elementwise: bool = False
     analytic: bool = True
-    """The meaning also runs on complex numbers and is analytic, so a complex step gives its exact derivative."""
+    """The meaning also runs on complex numbers and is analytic: a complex step gives its exact derivative."""
     ulps: float = 4.0
-    """Bound on the float32 error of one element, in units in the last place of the largest number in the call."""
+    """Bound on the float32 error, in units in the last place of the largest number in the call."""
     oracle: str | Rule | None = None
     """An independent function that must agree: a dotted name ("numpy.exp") or a function of NumPy arrays."""
     spelling: Rule | None = None
-    """How users and NumPy write a sample: ``spelling(function, *operands, **attributes)``; None for a plain call."""
+    """How users and NumPy write a sample: ``spelling(function, *operands, **attributes)``; None: plainly."""
     barrier: bool = False
     """No derivative flows on purpose, although the value depends on the operand: `stop_gradient`."""
     nest: Callable[..., Any] | None = None
     feeds: Callable[..., Any] | None = None
+    """``feeds(place, *arrays, **attributes)`` where there is no nest: per operand, what feeds an element."""
 
     def rule(self, operand: int) -> Rule | None:
         """The pullback through `operand` of a primitive that has one rule per operand."""

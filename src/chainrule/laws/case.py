@@ -14,6 +14,7 @@ import numpy as np
 from chainrule.control import items
 from chainrule.errors import LawError
 from chainrule.graph import ACTIVE, Array, Graph, Node
+from chainrule.nest import nest_of
 from chainrule.ops import ops
 from chainrule.primitive import Composite, Primitive, Rule, Sample
 from chainrule.reverse import ReverseWalk, walk
@@ -95,6 +96,18 @@ class Case:
     def draw(self, types: Sequence[Type]) -> list[Array]:
         """Random cotangents or directions."""
         return [self.random.normal(size=each.shape).astype(each.dtype) for each in types]
+
+    def changed(self, array: Array, element: tuple[int, ...]) -> Array:
+        """`array` with one element exchanged; an integer by one that occurs, so that indices stay valid."""
+        other = array.copy()
+        if array.dtype.kind == "f":
+            other[element] = array[element] * 1.5 + self.random.uniform(0.1, 0.2)
+        elif array.dtype.kind == "b":
+            other[element] = not array[element]
+        else:
+            occurring = np.setdiff1d(array, array[element])
+            other[element] = self.random.choice(occurring) if occurring.size else array[element] ^ 1
+        return other
 
     def eager(self) -> tuple[list[Node], list[Node]]:
         """Operands as active leaves with values, and the outputs computed from them."""
@@ -197,6 +210,19 @@ def outputs_of(result: Any) -> list[Node]:
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
+def feeding(case: Case, place: tuple[int, ...]) -> set[tuple[int, tuple[int, ...]]] | None:
+    """Every (operand, element) that may feed one element of the output; None where the record is silent."""
+    record, attributes = case.record, case.sample.attributes
+    assert isinstance(record, Primitive)
+    nest = nest_of(record, *map(type_of, case.arrays), **attributes)
+    if nest is not None:
+        return nest.feeds(place)
+    if record.feeds is None:
+        return None
+    told = record.feeds(place, *case.arrays, **attributes)
+    return {(k, each) for k, elements in enumerate(told) for each in elements}
+
+
 def run(graph: Graph, *values: Any) -> list[Array]:
     """The values of the graph's outputs, by the reference."""
     return [np.asarray(each) for each in graph.evaluate(np, *values)]
@@ -266,6 +292,12 @@ def must_agree(what: str, got: Any, wanted: Any, bound: float) -> None:
             f"{what}: {left[at]!r} instead of {right[at]!r} at {at} ({np.sum(~same)} of {left.size} differ, "
             f"bound {bound:.1e})"
         )
+
+
+def must_be_identical(what: str, got: Array, traced: Array) -> None:
+    """Raise unless two arrays are the same bit for bit."""
+    if got.dtype != traced.dtype or not np.array_equal(got, traced, equal_nan=got.dtype.kind == "f"):
+        raise LawError(f"{what} {got!r}, traced {traced!r}")
 
 
 def pairs_of_operands(traced: Traced) -> Iterator[tuple[int, int]]:

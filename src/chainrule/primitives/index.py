@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.nest import Nest, Read, along
 from chainrule.primitive import Composite, Draw, Primitive, Sample
 from chainrule.primitives._define import in_numpy, integer_indices, place_along
 from chainrule.types import Shape, Type, broadcast_shapes, normalise_axis
@@ -50,6 +51,24 @@ def _gather_oracle(x: Any, *indices: Any, axis: int) -> Any:
     return found
 
 
+def _gather_feeds(place: tuple[int, ...], x: Any, *indices: Any, axis: int) -> list[list[tuple[int, ...]]]:
+    """One element of every index array, and the element of x that they point to."""
+    ndim = np.broadcast(*indices).ndim
+    at = place[axis : axis + ndim]
+    chosen = [_broadcast_place(at, each.shape) for each in indices]
+    positions = [
+        int(each[where]) % x.shape[axis + k]
+        for k, (each, where) in enumerate(zip(indices, chosen, strict=True))
+    ]
+    return [[(*place[:axis], *positions, *place[axis + ndim :])], *([where] for where in chosen)]
+
+
+def _broadcast_place(place: tuple[int, ...], shape: Shape) -> tuple[int, ...]:
+    """The element of an array of `shape` that broadcasting puts at a place."""
+    last = place[len(place) - len(shape) :]
+    return tuple(0 if extent == 1 else position for position, extent in zip(last, shape, strict=True))
+
+
 GATHER = Primitive(
     "gather",
     "Elements at integer positions along consecutive axes that start at axis.",
@@ -64,6 +83,7 @@ GATHER = Primitive(
         Sample((Draw((4,)), np.array(2)), {"axis": 0}),
     ),
     oracle=_gather_oracle,
+    feeds=_gather_feeds,
 )
 
 
@@ -78,6 +98,10 @@ def _scatter_type(x: Type, *indices: Type, shape: Shape, axis: int) -> Type:
 def _scatter(xp: Any, x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
     if not in_numpy(xp):
         return xp.zeros(shape, x.dtype).at[_where(indices, axis)].add(x)
+    if len(indices) == len(shape):  # every single number has its own index already
+        full = np.zeros(shape, x.dtype)
+        np.add.at(full, indices, x)
+        return full
     before, extents, after = shape[:axis], shape[axis : axis + len(indices)], shape[axis + len(indices) :]
     rows = _row_numbers(indices, extents)
     # Every single number gets its own index: np.add.at is 2 to 5 times quicker on flat arrays than on rows.
@@ -108,6 +132,21 @@ def _scatter_oracle(x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
     return full
 
 
+def _scatter_feeds(
+    place: tuple[int, ...], x: Any, *indices: Any, shape: Shape, axis: int
+) -> list[list[tuple[int, ...]]]:
+    """Every index decides whether its number is added here, so all of them feed, and the numbers added."""
+    everywhere = np.broadcast_arrays(*indices)
+    target = place[axis : axis + len(indices)]
+    extents = shape[axis : axis + len(indices)]
+    here = [
+        (*place[:axis], *at, *place[axis + len(indices) :])
+        for at in np.ndindex(everywhere[0].shape)
+        if tuple(int(each[at]) % n for each, n in zip(everywhere, extents, strict=True)) == target
+    ]
+    return [here, *(list(np.ndindex(each.shape)) for each in indices)]
+
+
 SCATTER = Primitive(
     "scatter",
     "Zeros of a shape, with x added at integer positions: the transpose of gather.",
@@ -123,6 +162,7 @@ SCATTER = Primitive(
         Sample((Draw((5,)), np.array([2, 0, -1, 0, 2])), {"shape": (3,), "axis": 0}),
     ),
     oracle=_scatter_oracle,
+    feeds=_scatter_feeds,
     ulps=16.0,
 )
 
@@ -147,6 +187,9 @@ IOTA: Primitive = Primitive(
     ),
     analytic=False,
     oracle=lambda shape, axis, dtype: np.indices(shape)[axis].astype(dtype),
+    nest=lambda shape, axis, dtype: Nest(
+        shape, tuple(range(len(shape))), (Read(None, (), (along(axis),)),), lambda xp, at: at.astype(dtype)
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from string import ascii_letters
 from typing import Any
 
 from chainrule.errors import ShapeError
+from chainrule.nest import Nest, Read, along, broadcast_index, multiplied
 from chainrule.primitive import Composite, Draw, Primitive, Sample
 from chainrule.primitives._define import place_along
 from chainrule.types import Shape, Type, broadcast_shapes, normalise_axis, promote_dtypes
@@ -44,6 +45,15 @@ def _matmul_surface(ops: Any, a: Any, b: Any) -> Any:
     return ops.reshape(product, shape)
 
 
+def _matmul_nest(a: Type, b: Type) -> Nest:
+    """Loop axes: batch, rows, columns, and last the axis that is summed over."""
+    shape = _matmul_type(a, b).shape
+    batch, rows, columns, summed = shape[:-2], len(shape) - 2, len(shape) - 1, len(shape)
+    left = Read(0, a.shape, (*broadcast_index(a.shape[:-2], batch), along(rows), along(summed)))
+    right = Read(1, b.shape, (*broadcast_index(b.shape[:-2], batch), along(summed), along(columns)))
+    return Nest((*shape, a.shape[-1]), tuple(range(len(shape))), (left, right), multiplied, "sum")
+
+
 MATMUL = Primitive(
     "matmul",
     "Matrix product over the last two axes; leading axes broadcast.",
@@ -63,6 +73,7 @@ MATMUL = Primitive(
     ),
     _matmul_surface,
     oracle="numpy.matmul",
+    nest=_matmul_nest,
     ulps=16.0,
 )
 
@@ -194,6 +205,18 @@ def _widened(shape: Shape, at: int, own: Shape, common: Shape) -> Shape:
     return (*shape[:at], *common[len(common) - len(own) :], *shape[at + len(own) :])
 
 
+def _einsum_nest(*types: Type, subscripts: str) -> Nest:
+    """A loop axis per label: those of the output first, then those that are summed over."""
+    labels, output = _parse(subscripts, [each.ndim for each in types])
+    extents = _extents(labels, [each.shape for each in types])
+    loop = list(dict.fromkeys(output + "".join(labels)))
+    reads = tuple(
+        Read(k, each.shape, tuple(along(loop.index(label)) for label in term))
+        for k, (term, each) in enumerate(zip(labels, types, strict=True))
+    )
+    return Nest(tuple(extents[label] for label in loop), tuple(range(len(output))), reads, multiplied, "sum")
+
+
 EINSUM = Primitive(
     "einsum",
     "Sum of products over labelled axes, in Einstein's notation.",
@@ -217,6 +240,7 @@ EINSUM = Primitive(
     _einsum_surface,
     oracle="numpy.einsum",
     spelling=lambda function, *arrays, subscripts: function(subscripts, *arrays),
+    nest=_einsum_nest,
     ulps=16.0,
 )
 

@@ -80,6 +80,7 @@ BITS = Primitive(
         Sample((np.array([3, 9], np.uint32),), {"shape": (0,)}),
     ),
     analytic=False,
+    feeds=lambda place, key, shape: [[(0,), (1,)]],
 )
 
 
@@ -111,6 +112,7 @@ FOLD: Primitive = Primitive(
         FOLD, [ops.node(key), ops.node(np.uint32(data & 0xFFFFFFFF) if isinstance(data, int) else data)]
     ),
     analytic=False,
+    feeds=lambda place, key, data: [[(0,), (1,)], [()]],
 )
 
 RECORDS: tuple[Primitive, ...] = (BITS, FOLD)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import ShapeError
+from chainrule.nest import Index, Nest, Read, along, itself, reduced
 from chainrule.primitive import Draw, Primitive, Rule, Sample
 from chainrule.primitives._define import reduced_shape, sum_dtype
 from chainrule.types import Type, normalise_axes, normalise_axis
@@ -63,6 +64,7 @@ def _reduction(
         name, doc, infer, meaning, None if pullback is None else (pullback,),
         _SAMPLES + (_EMPTY if empty else ()) + extra, surface,
         analytic=analytic, oracle=oracle or f"numpy.{name}", ulps=ulps,
+        nest=lambda x, axis, keepdims: reduced(x, axis, keepdims, name),
     )  # fmt: skip
     return record
 
@@ -203,6 +205,9 @@ def _position(name: str, doc: str) -> Primitive:
         surface,
         analytic=False,
         oracle=f"numpy.{name}",
+        feeds=lambda place, x, axis: [
+            [(*place[:axis], position, *place[axis:]) for position in range(x.shape[axis])]
+        ],
     )
     return record
 
@@ -231,6 +236,9 @@ ARGSORT = Primitive(
     _argsort_surface,
     analytic=False,
     oracle=lambda x, axis: np.lexsort((x,), axis=axis),
+    feeds=lambda place, x, axis: [
+        [(*place[:axis], position, *place[axis + 1 :]) for position in range(x.shape[axis])]
+    ],
 )
 
 
@@ -263,6 +271,13 @@ def _triangular_sum(x: Any, axis: int, reverse: bool) -> Any:
     return np.moveaxis(np.tensordot(ones, x, axes=(1, axis)), 0, axis)
 
 
+def _cumulative_nest(x: Type, axis: int, reverse: bool) -> Nest:
+    """One more loop axis counts back (ahead) from every position; beyond the end there are zeros."""
+    towards = ((axis, 1), (x.ndim, 1 if reverse else -1))
+    read = Read(0, x.shape, tuple(Index(towards) if k == axis else along(k) for k in range(x.ndim)))
+    return Nest((*x.shape, x.shape[axis]), tuple(range(x.ndim)), (read,), itself, "sum")
+
+
 CUMULATIVE_SUM = Primitive(
     "cumulative_sum",
     "Running sum along an axis (from the end when reverse).",
@@ -277,6 +292,7 @@ CUMULATIVE_SUM = Primitive(
     ),
     _cumulative_surface,
     oracle=_triangular_sum,
+    nest=_cumulative_nest,
     ulps=16.0,
 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from chainrule.errors import ShapeError
+from chainrule.nest import Index, Nest, Read, along, broadcast_index, moved
 from chainrule.primitive import Draw, Primitive, Sample
 from chainrule.primitives._define import as_list, in_numpy
 from chainrule.types import Shape, Type, broadcast_shapes, normalise_axes, normalise_axis
@@ -41,6 +43,24 @@ def _reshape_type(x: Type, shape: Shape) -> Type:
     return result
 
 
+def _strides(shape: Shape) -> list[int]:
+    """How many elements lie between neighbours, per axis, in row-major order."""
+    return [math.prod(shape[k + 1 :]) for k in range(len(shape))]
+
+
+def _reshape_nest(x: Type, shape: Shape) -> Nest:
+    """Row-major order counts the elements of both shapes alike."""
+    count = tuple(enumerate(_strides(shape)))
+    return moved(
+        shape,
+        x,
+        tuple(
+            Index(count, divisor=max(1, stride), modulus=max(1, extent))
+            for stride, extent in zip(_strides(x.shape), x.shape, strict=True)
+        ),
+    )
+
+
 RESHAPE = Primitive(
     "reshape",
     "The same elements in row-major order under another shape; one extent may be -1.",
@@ -55,6 +75,7 @@ RESHAPE = Primitive(
     ),
     _reshape_surface,
     oracle="numpy.reshape",
+    nest=_reshape_nest,
 )
 
 
@@ -84,6 +105,9 @@ PERMUTE = Primitive(
     ),
     _permute_surface,
     oracle="numpy.transpose",
+    nest=lambda x, axes: moved(
+        tuple(x.shape[axis] for axis in axes), x, tuple(along(axes.index(axis)) for axis in range(x.ndim))
+    ),
 )
 
 
@@ -112,6 +136,7 @@ BROADCAST = Primitive(
     ),
     _broadcast_surface,
     oracle="numpy.broadcast_to",
+    nest=lambda x, shape: moved(shape, x, broadcast_index(x.shape, shape)),
 )
 
 
@@ -144,6 +169,11 @@ SLICE = Primitive(
         Sample((Draw(()),), {"start": (), "stop": (), "step": ()}),
     ),
     oracle=_slice_oracle,
+    nest=lambda x, start, stop, step: moved(
+        _slice_type(x, start, stop, step).shape,
+        x,
+        tuple(Index(((k, by),), first) for k, (first, by) in enumerate(zip(start, step, strict=True))),
+    ),
 )
 
 
@@ -183,6 +213,14 @@ PLACE: Primitive = Primitive(
         PLACE, [ops.node(x)], shape=shape, start=start, stop=stop, step=step
     ),
     oracle=_place_oracle,
+    nest=lambda x, shape, start, stop, step: moved(
+        shape,
+        x,
+        tuple(
+            Index(((k, 1),), -first, divisor=by, exact=True)
+            for k, (first, by) in enumerate(zip(start, step, strict=True))
+        ),
+    ),
 )
 
 
@@ -215,6 +253,23 @@ def _concat_pullback(ops: Any, g: Any, y: Any, *operands: Any, axis: int) -> lis
     return parts
 
 
+def _concat_nest(*types: Type, axis: int) -> Nest:
+    """Every operand is read as if it lay alone in the result, among zeros; so a sum joins them."""
+    shape, reads, at = _concat_type(*types, axis=axis).shape, [], 0
+    for k, each in enumerate(types):
+        index = tuple(Index(((j, 1),), -at if j == axis else 0) for j in range(each.ndim))
+        reads.append(Read(k, each.shape, index))
+        at += each.shape[axis]
+    return Nest(shape, tuple(range(len(shape))), tuple(reads), _joined)
+
+
+def _joined(xp: Any, *parts: Any) -> Any:
+    total = parts[0]
+    for each in parts[1:]:
+        total = xp.add(total, each)
+    return total
+
+
 CONCAT = Primitive(
     "concat",
     "Arrays joined along an axis.",
@@ -229,6 +284,7 @@ CONCAT = Primitive(
     _concat_surface,
     oracle="numpy.concat",
     spelling=as_list,
+    nest=_concat_nest,
 )
 
 
@@ -250,6 +306,11 @@ FLIP = Primitive(
     ),
     _flip_surface,
     oracle="numpy.flip",
+    nest=lambda x, axis: moved(
+        x.shape,
+        x,
+        tuple(Index(((k, -1),), n - 1) if k in axis else along(k) for k, n in enumerate(x.shape)),
+    ),
 )
 
 
