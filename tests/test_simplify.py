@@ -13,6 +13,7 @@ from chainrule.passes.algebra import simplify_algebra
 from chainrule.passes.common import share_common_subexpressions
 from chainrule.passes.constants import LARGEST, fold_constants
 from chainrule.passes.inlining import inline_calls
+from chainrule.passes.ordering import use_values_while_warm
 from chainrule.trace import trace_program
 from chainrule.types import Type
 from chainrule.verify import verify
@@ -179,6 +180,32 @@ def test_calls_inside_of_calls_are_inlined_too() -> None:
     outer = cr.checkpoint(lambda x: inner(x) + inner(-x))
     after = verify(inline_calls(graph_of(lambda x: outer(x) * 2.0)))
     assert names(after) == ["exp", "negative", "exp", "add", "multiply"]
+
+
+# -- order -----------------------------------------------------------------------------------------------
+def test_a_value_is_used_while_it_is_warm() -> None:
+    def function(x: Any) -> Any:
+        a, b = cr.sin(x), cr.cos(x)
+        return a + x, b * a, cr.exp(b)
+
+    # sin and cos are used twice and wait; nothing else can come earlier.
+    assert names(use_values_while_warm(graph_of(function))) == ["sin", "cos", "add", "multiply", "exp"]
+
+    def chains(x: Any) -> Any:
+        changes = [cr.sin(x), cr.cos(x), cr.tan(x)]
+        return [x - each for each in changes]
+
+    after = verify(use_values_while_warm(graph_of(chains)))
+    assert names(after) == ["sin", "subtract", "cos", "subtract", "tan", "subtract"]
+
+
+def test_what_waits_for_another_operand_or_changes_its_type_stays_where_it_is() -> None:
+    def function(x: Any) -> Any:
+        a, b = cr.sin(x), cr.exp(x)
+        return a * b, cr.sum(cr.cos(x)), cr.tan(x) > 0, cr.sinh(x)
+
+    graph = graph_of(function)
+    assert names(use_values_while_warm(graph)) == names(graph)
 
 
 # -- all together ----------------------------------------------------------------------------------------

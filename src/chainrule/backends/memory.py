@@ -25,11 +25,13 @@ class Memory:
 
     block   symbol → number of its block in the arena; only symbols that are no views
     sizes   bytes of each block
+    onto    symbol → operand in whose array it is written, where that array is not in the arena
     dead    call → symbols outside of the arena that nobody needs after it
     """
 
     block: dict[Symbol, int] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
+    onto: dict[Symbol, Symbol] = field(default_factory=dict)
     dead: dict[Call, list[Symbol]] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
 
@@ -54,29 +56,61 @@ class Memory:
 
 
 def plan(calls: Sequence[Call], outputs: Sequence[Any]) -> Memory:
-    """Blocks for the results of `calls`, such that none is overwritten before its last use.
+    """Places for the results of `calls`, such that none is overwritten before its last use.
 
     An elementwise call may write onto an operand that dies with it; any other takes a block that was free
     before the call, so that it never reads what it has already overwritten.
     """
     memory = Memory()
-    kept = {each.root for each in outputs if isinstance(each, Symbol)}
-    handed_over = {each.root for each in outputs if isinstance(each, Symbol) and is_handed_over(each)}
-    ends: dict[Call, list[Symbol]] = {call: [] for call in calls}
-    for symbol, call in _last_uses(calls).items():
-        if symbol not in kept and not symbol.is_input:
-            ends[call].append(symbol)
+    dying = _dying(calls, outputs)
+    own = _own_arrays(calls, outputs, dying, memory.onto)
     for call in calls:
-        dying, result = ends[call], call.result
-        if writes_into(call) and result.root is result and result not in handed_over:
-            onto = next((each for each in dying if each in memory.block and _same_place(call, each)), None)
+        ends, result = dying[call], call.result
+        if writes_into(call) and result.root is result and result not in own:
+            onto = next((each for each in ends if each in memory.block and _same_place(call, each)), None)
             memory.block[result] = memory.block[onto] if onto else memory.take(result.span)
-            dying = [each for each in dying if each is not onto]
-        for each in dying:
+            ends = [each for each in ends if each is not onto]
+        for each in ends:
             if each in memory.block:
                 memory.give_back(each)
-        memory.dead[call] = [each for each in dying if each not in memory.block]
+        memory.dead[call] = [
+            each for each in ends if each not in memory.block and each is not memory.onto.get(result)
+        ]
     return memory
+
+
+def _own_arrays(
+    calls: Sequence[Call], outputs: Sequence[Any], dying: dict[Call, list[Symbol]], onto: dict[Symbol, Symbol]
+) -> set[Symbol]:
+    """Symbols that are not in the arena: what is handed over, and what it grows out of in the same array.
+
+    ``m * 0.9 + t`` is computed in the array that is handed over from the product on: one array less goes
+    through the cache.
+    """
+    made_here = {call.result for call in calls if writes_into(call)}
+    own = {each.root for each in outputs if isinstance(each, Symbol) and is_handed_over(each)}
+    for call in reversed(calls):
+        if call.result in own and call.result in made_here and call.result.shape:
+            for operand in dying[call]:
+                if operand in made_here and operand.root is operand and _same_place(call, operand):
+                    onto[call.result] = operand
+                    own.add(operand)
+                    break
+    return own
+
+
+def _dying(calls: Sequence[Call], outputs: Sequence[Any]) -> dict[Call, list[Symbol]]:
+    """The symbols whose memory, their own or a view of it, is touched for the last time by each call."""
+    last_use: dict[Symbol, Call] = {}
+    for call in calls:
+        for each in (*call.symbols, *call.results):
+            last_use[each.root] = call
+    kept = {each.root for each in outputs if isinstance(each, Symbol)}
+    dying: dict[Call, list[Symbol]] = {call: [] for call in calls}
+    for symbol, call in last_use.items():
+        if symbol not in kept and not symbol.is_input:
+            dying[call].append(symbol)
+    return dying
 
 
 def is_handed_over(symbol: Symbol) -> bool:
@@ -93,15 +127,6 @@ def writes_into(call: Call) -> bool:
     if call.kind == "method":
         return bool(call.function == "astype")
     return call.kind in ("ufunc", "reduce") or call.function in (np.where, np.concatenate)
-
-
-def _last_uses(calls: Sequence[Call]) -> dict[Symbol, Call]:
-    """The last call that touches each symbol's memory, itself or through a view of it."""
-    found: dict[Symbol, Call] = {}
-    for call in calls:
-        for each in (*call.symbols, *call.results):
-            found[each.root] = call
-    return found
 
 
 def _same_place(call: Call, operand: Symbol) -> bool:

@@ -38,6 +38,7 @@ class Executable:
     def __init__(self, graph: Graph) -> None:
         self.traced = graph
         self.graph = passes.simplify(graph)
+        self._bodies = {each: Body(each) for node in self.graph.nodes for each in _subgraphs(node).values()}
         self._programs: dict[Any, _Program] = {}
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
@@ -57,10 +58,35 @@ class Executable:
             raise GraphError(f"the graph has {wanted} inputs but was given {len(values)} values")
         recorder = Recorder()
         inputs = [recorder.input(np.asarray(value)) for value in values]
-        outputs = _interpreted(self.graph, recorder, inputs)
+        outputs = self._interpreted(recorder, inputs)
         if len(self._programs) < _LAYOUTS:
             self._programs[layout] = _Program(recorder, inputs, outputs)
         return [_own(each) for each in outputs]
+
+    def _interpreted(self, recorder: Recorder, inputs: Sequence[Watched]) -> list[Any]:
+        """Run the meanings one after the other on watched arrays."""
+        known: dict[Node, Any] = dict(zip(self.graph.inputs, inputs, strict=True))
+        for node, dead in self.graph.steps:
+            if node.primitive is None:
+                known[node] = node.value
+            elif node.primitive is ITEM_OF:
+                known[node] = known[node.operands[0]][node.attributes["index"]]
+            else:
+                known[node] = self._computed(recorder, node, [known[each] for each in node.operands])
+            for each in dead:
+                del known[each]
+        return [known[node] for node in self.graph.outputs]
+
+    def _computed(self, recorder: Recorder, node: Node, operands: Sequence[Any]) -> Any:
+        assert node.primitive is not None
+        bodies = {name: self._bodies[each] for name, each in _subgraphs(node).items()}
+        meaning = partial(_applied, node.primitive.meaning, {**node.attributes, **bodies})
+        try:
+            return (
+                recorder.opaque(node, meaning, operands) if bodies else recorder.run(node, meaning, operands)
+            )
+        except IndexError as error:
+            raise BoundsError(f"{describe(node)}: {error}") from None
 
     def show(self, what: str) -> str:
         """As text: "python" (what runs), "simplified" (the graph after the passes) or "passes"."""
@@ -108,31 +134,8 @@ class _Program:
         return "" if node is None else f"{describe(node)}: "
 
 
-def _interpreted(graph: Graph, recorder: Recorder, inputs: Sequence[Watched]) -> list[Any]:
-    """Run the meanings one after the other on watched arrays."""
-    known: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
-    for node in graph.nodes:
-        if node in known:
-            continue
-        if node.primitive is None:
-            known[node] = node.value
-        elif node.primitive is ITEM_OF:
-            known[node] = known[node.operands[0]][node.attributes["index"]]
-        else:
-            known[node] = _computed(node, recorder, [known[each] for each in node.operands])
-    return [known[node] for node in graph.outputs]
-
-
-def _computed(node: Node, recorder: Recorder, operands: Sequence[Any]) -> Any:
-    assert node.primitive is not None
-    bodies = {name: Body(each) for name, each in node.attributes.items() if isinstance(each, Graph)}
-    meaning = partial(_applied, node.primitive.meaning, {**node.attributes, **bodies})
-    try:
-        return (
-            recorder.run(node, meaning, operands) if not bodies else recorder.opaque(node, meaning, operands)
-        )
-    except IndexError as error:
-        raise BoundsError(f"{describe(node)}: {error}") from None
+def _subgraphs(node: Node) -> dict[str, Graph]:
+    return {name: value for name, value in node.attributes.items() if isinstance(value, Graph)}
 
 
 def _applied(meaning: Callable[..., Any], attributes: dict[str, Any], xp: Any, *operands: Any) -> Any:

@@ -6,6 +6,7 @@ inputs, c constants, b arrays in the arena, v arrays that are made anew in every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +109,8 @@ class Writer:
         write = _INTO[call.kind if call.kind in ("ufunc", "reduce") else call.function]
         if result in self.memory.block:
             out = self._known[result] = self._place(result)
+        elif result in self.memory.onto:
+            out = self._known[result] = self._known[self.memory.onto[result]]
         elif result.shape == () or (call.function is np.where and result.is_row_major):
             # NumPy would make a scalar, which is no array; and np.where is slow
             out = self._made(result)
@@ -222,6 +225,8 @@ class Writer:
             return self.names.of(value, str(value))
         if value is None or value is Ellipsis or type(value) in (bool, int, str):
             return repr(value)
+        if type(value) is float:
+            return repr(value) if math.isfinite(value) else f"float('{value}')"
         if isinstance(value, np.ndarray):
             return self._constant(value)
         return self.names.of(value, getattr(value, "__name__", "value"))

@@ -11,6 +11,7 @@ share_common_subexpressions
 inline_calls
 fold_constants
 simplify_algebra
+use_values_while_warm
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from chainrule.passes.algebra import simplify_algebra
 from chainrule.passes.common import share_common_subexpressions
 from chainrule.passes.constants import fold_constants
 from chainrule.passes.inlining import inline_calls
+from chainrule.passes.ordering import use_values_while_warm
 
 Pass = Callable[[Graph], Graph]
 
@@ -32,6 +34,7 @@ PASSES: tuple[Pass, ...] = (
     inline_calls,
     fold_constants,
     simplify_algebra,
+    use_values_while_warm,
 )
 """In their order. Constants that a call was given are known inside of it once it is inlined."""
 
@@ -59,6 +62,7 @@ def report(graph: Graph) -> str:
          2 nodes after inline calls
          2 nodes after fold constants
          2 nodes after simplify algebra
+         2 nodes after use values while warm
     """
     lines = [f"{len(graph):6} nodes as traced"]
     for each in PASSES:
