@@ -7,7 +7,9 @@ import pty
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import duckdb
 import numpy as np
 import pytest
 
+import chainrule as cr
 from chainrule.cli import front, main
 from chainrule.cli.settings import kinds, recipe_from, widths
 from chainrule.errors import RecipeError
@@ -483,3 +486,36 @@ def test_texts_from_the_data_cannot_move_the_cursor_or_be_markup(chainrule: Comm
     printed = chainrule("train", "odd.csv", "--target", "price", *FAST, "--verbose").output
     assert "[red]area" in printed
     assert ESCAPE not in printed
+
+
+# -- documentation -------------------------------------------------------------------------------------------
+REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", front.VERBS)
+def test_every_option_is_in_the_reference(verb: str, chainrule: Command) -> None:
+    section = re.split(r"^##+ ", REFERENCE, flags=re.MULTILINE)
+    told = next(part for part in section if part.startswith(f"{verb}\n"))
+    options = set(re.findall(r"(--[a-z][a-z-]*)", chainrule(verb, "--help").output)) - {"--help"}
+    options -= {f"--{name}" for name in ("baselines", "report") if f"--no-{name}" in options}
+    assert options
+    assert not [option for option in options if not re.search(rf"{option}[ `\]]", told)]
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    shown = REFERENCE.split("```toml\n")[1].split("```")[0]
+    document = tomllib.loads(shown)
+    assert Recipe.from_document(document)
+    everything = {name: asdict(section) for name, section in vars(Recipe()).items() if is_dataclass(section)}
+    for name, settings in everything.items():
+        assert set(settings) == set(document[name])
+    for option in ("kinds", "ordinals", "target"):
+        assert option in document["preprocessing"]
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    primitives = (Path(__file__).parent.parent / "docs" / "primitives.md").read_text(encoding="utf-8")
+    missing = [
+        name for name in dir(cr) if f"cr.{name}`" not in REFERENCE and f"`cr.{name}(" not in primitives
+    ]
+    assert missing == ["__version__"]
