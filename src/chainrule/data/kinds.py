@@ -6,7 +6,8 @@ note, and obeys a `wish` of the user's. Every rule looks at the values alone; no
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ Mask = npt.NDArray[np.bool_]
 
 
 def make_column(
-    name: str, values: npt.NDArray[Any], missing: Mask, wish: Kind | None = None, source: str = "memory"
+    name: str,
+    values: npt.NDArray[Any],
+    missing: Mask,
+    wish: Kind | None = None,
+    source: str = "memory",
 ) -> Column:
     """The column these raw values make, of the kind the user wishes or else of the kind its values suggest.
 
@@ -46,60 +51,87 @@ def make_column(
     >>> make_column("zip", np.array(["01234", "99999"], object), np.array([False, False])).kind
     'category'
     """
+    column = _as_it_came(name, values, missing)
+    if wish is not None:
+        return replace(_granted(column, wish, source), note=f"read as {wish}, as asked")
+    if column.missing.all():
+        return Column(
+            name, "empty", np.full(len(values), np.nan), column.missing, note="every value is missing"
+        )
+    if column.kind == "category":
+        return _suggested_from_text(column, source)
+    if column.kind != "number":
+        return column
+    reason = _identifier_reason(name, column.values[~column.missing])
+    return replace(column, kind="identifier", note=reason) if reason else _checked(column, source)
+
+
+def _as_it_came(name: str, values: npt.NDArray[Any], missing: Mask) -> Column:
+    """The raw values as a number, boolean, time or, if they are texts, category."""
     if values.dtype.kind == "O":
-        values, missing = _strip(values, missing)
-    if missing.all() and wish is None:
-        return Column(name, "empty", np.full(len(values), np.nan), missing, note="every value is missing")
-    if wish is None:
-        return _suggested(name, values, missing, source)
-    makers = {
-        "number": _number,
-        "boolean": _boolean,
-        "category": _category,
-        "time": _time,
-        "identifier": _category,
-    }
-    column = makers[wish](name, values, missing, source)
-    return Column(name, wish, column.values, column.missing, column.levels, f"read as {wish}, as asked")
-
-
-def _suggested(name: str, values: npt.NDArray[Any], missing: Mask, source: str) -> Column:
+        return _from_texts(name, values.tolist(), missing)
     if values.dtype.kind == "b":
-        return _boolean(name, values, missing, source)
+        return Column(name, "boolean", values & ~missing, missing)
     if values.dtype.kind == "M":
-        return _time(name, values, missing, source)
-    if values.dtype.kind == "f":
-        reason = _identifier_reason(name, values[~missing])
-        column = _number(name, values, missing, source)
-        return Column(name, "identifier", column.values, missing, note=reason) if reason else column
-    return _suggested_from_text(name, values, missing, source)
+        times = np.where(missing, np.datetime64("NaT"), values.astype("datetime64[us]"))
+        return Column(name, "time", times, missing)
+    return Column(name, "number", np.where(missing, np.nan, values), missing | np.isnan(values))
 
 
-def _suggested_from_text(name: str, values: npt.NDArray[Any], missing: Mask, source: str) -> Column:
-    texts: list[str] = values[~missing].tolist()
-    if any(_LEADING_ZERO.match(text) for text in texts):
-        codes = _category(name, values, missing, source)
-        return _identifier_or_prose(codes, texts, "leading zeros: read as codes, not numbers")
-    numeric = [_parse_number(text) is not None for text in texts]
-    if all(numeric) or _meant_as_numbers(texts, numeric):
-        column = _number(name, values, missing, source)
-        return Column(name, "number", column.values, column.missing, note="texts that are all numbers")
-    return _identifier_or_prose(_category(name, values, missing, source), texts, "")
+def _from_texts(name: str, texts: list[Any], missing: Mask) -> Column:
+    """Codes into the sorted levels, blanks around texts removed; a sorted order gives equal data equal
+    hashes.
+
+    Whatever is done to a text is done once for each different one: columns are long and levels are few.
+    """
+    place: dict[Any, int] = {}
+    found = np.fromiter((place.setdefault(text, len(place)) for text in texts), np.int64, len(texts))
+    stripped = [str(text).strip() for text in place]
+    levels = sorted({stripped[code] for code in np.unique(found[~missing]).tolist()} - set(MISSING_TEXTS))
+    code_of = {level: code for code, level in enumerate(levels)}
+    codes = np.array([code_of.get(text, -1) for text in stripped], dtype=np.int32)[found]
+    codes[missing] = -1
+    return Column(name, "category", codes, codes < 0, tuple(levels))
 
 
-def _identifier_or_prose(column: Column, texts: Sequence[str], note: str) -> Column:
+def _suggested_from_text(column: Column, source: str) -> Column:
+    levels = column.levels or ()
+    counts = np.bincount(column.values[~column.missing], minlength=len(levels))
+    if any(_LEADING_ZERO.match(level) for level in levels):
+        return _identifier_or_prose(replace(column, note="leading zeros: read as codes, not numbers"), counts)
+    numeric = np.array([_parse_number(level) is not None for level in levels])
+    if _meant_as_numbers(numeric, counts):
+        return replace(_number(column, source), note="texts that are all numbers")
+    return _identifier_or_prose(column, counts)
+
+
+def _meant_as_numbers(numeric: Mask, counts: npt.NDArray[np.int64]) -> bool:
+    """Whether these levels, of which some are `numeric`, stand for a column of numbers.
+
+    So it is when all of its texts are numbers, or more than 95%; when one text stands among at least four
+    numbers; or when most are numbers, of at least twenty values, and at most three different texts stand
+    between them (the mark of a home-made "unknown").
+    """
+    rows, strays = int(counts.sum()), int(counts[~numeric].sum())
+    if strays == rows:
+        return False
+    if strays < 0.05 * rows or (strays == 1 and rows >= 5):
+        return True
+    return 2 * strays < rows and int((~numeric).sum()) <= 3 and int(numeric.sum()) >= 20
+
+
+def _identifier_or_prose(column: Column, counts: npt.NDArray[np.int64]) -> Column:
     """The same column, turned into an identifier or a text where its values never or hardly ever repeat."""
-    kind: Kind = "category"
-    distinct = len(column.levels or ())
-    if len(texts) >= FEWEST_FOR_IDENTIFIER:
-        if 2 * distinct > len(texts) and sum(map(len, texts)) > LONG_TEXT * len(texts):
-            kind, note = (
-                "text",
-                f"prose: {distinct:,} different texts, {sum(map(len, texts)) // len(texts)} letters long",
-            )
-        elif distinct == len(texts):
-            kind, note = "identifier", f"an identifier: all {distinct:,} values are different"
-    return Column(column.name, kind, column.values, column.missing, column.levels, note)
+    rows, levels = int(counts.sum()), column.levels or ()
+    if rows < FEWEST_FOR_IDENTIFIER:
+        return column
+    letters = sum(len(level) * count for level, count in zip(levels, counts.tolist(), strict=True))
+    if 2 * len(levels) > rows and letters > LONG_TEXT * rows:
+        note = f"prose: {len(levels):,} different texts, {letters // rows} letters long"
+        return replace(column, kind="text", note=note)
+    if len(levels) == rows:
+        return replace(column, kind="identifier", note=f"an identifier: all {rows:,} values are different")
+    return column
 
 
 def _identifier_reason(name: str, numbers: npt.NDArray[np.float64]) -> str:
@@ -117,52 +149,54 @@ def _identifier_reason(name: str, numbers: npt.NDArray[np.float64]) -> str:
     return ""
 
 
-def _meant_as_numbers(texts: Sequence[str], numeric: Sequence[bool]) -> bool:
-    """Whether a few stray texts stand in what is otherwise a column of numbers.
-
-    So it is when more than 95% are numbers; when one text stands among at least four numbers; or when most
-    are numbers, of at least twenty values, and at most three different texts stand between them (the mark
-    of a home-made "unknown").
-    """
-    count, strays = len(texts), len(texts) - sum(numeric)
-    if strays == count:
-        return False
-    if strays < 0.05 * count or (strays == 1 and count >= 5):
-        return True
-    different_strays = {text for text, is_number in zip(texts, numeric, strict=True) if not is_number}
-    different_numbers = {text for text, is_number in zip(texts, numeric, strict=True) if is_number}
-    return 2 * strays < count and len(different_strays) <= 3 and len(different_numbers) >= 20
-
-
-def _number(name: str, values: npt.NDArray[Any], missing: Mask, source: str) -> Column:
-    if values.dtype.kind == "M":
-        raise DataError(f"Column '{name}' of {source} holds dates, so it cannot be read as numbers.")
-    numbers = np.full(len(values), np.nan)
-    if values.dtype.kind == "O":
-        for row in np.flatnonzero(~missing).tolist():
-            parsed = _parse_number(values[row])
-            if parsed is None:
-                raise _stray_text(name, values, missing, row, source)
-            numbers[row] = parsed
-    else:
-        numbers[~missing] = values[~missing]
-    infinite = np.flatnonzero(np.isinf(numbers))
-    if infinite.size:
-        row = int(infinite[0])
-        also = f" ({infinite.size:,} rows in all)" if infinite.size > 1 else ""
-        raise DataError(
-            f"Column '{name}' of {source} holds an infinite value in row {row + 1}{also}; no mean or "
-            f"scale can be taken of it. Correct the value, or turn it into a missing one with a query: "
-            f'SELECT * REPLACE (CASE WHEN isfinite("{name}") THEN "{name}" END AS "{name}") FROM ...'
+def _granted(column: Column, wish: Kind, source: str) -> Column:
+    """The column as the kind the user asked for."""
+    if wish in ("category", "identifier"):
+        as_text = (
+            column if column.kind == "category" else _from_texts(column.name, column.texts(), column.missing)
         )
-    return Column(name, "number", numbers, missing | np.isnan(numbers))
+        return replace(as_text, kind=wish)
+    granting: dict[str, Callable[[Column, str], Column]] = {
+        "number": _number,
+        "boolean": _boolean,
+        "time": _time,
+    }
+    return granting[wish](column, source)
 
 
-def _stray_text(name: str, values: npt.NDArray[Any], missing: Mask, row: int, source: str) -> DataError:
-    strays = sum(_parse_number(text) is None for text in values[~missing].tolist())
-    also = f" {strays - 1:,} more rows hold texts too." if strays > 1 else ""
+def _number(column: Column, source: str) -> Column:
+    if column.kind == "time":
+        raise DataError(f"Column '{column.name}' of {source} holds dates, so it cannot be read as numbers.")
+    if column.levels is None:
+        numbers = np.where(column.missing, np.nan, column.values.astype(np.float64))
+    else:
+        parsed = [_parse_number(level) for level in column.levels]
+        if None in parsed:
+            raise _stray_text(column, np.array([number is None for number in parsed]), source)
+        numbers = np.array([*parsed, np.nan], dtype=np.float64)[column.values]
+    return _checked(Column(column.name, "number", numbers, np.isnan(numbers)), source)
+
+
+def _checked(column: Column, source: str) -> Column:
+    """The same numbers; `DataError` if one is infinite."""
+    infinite = np.flatnonzero(np.isinf(column.values))
+    if not infinite.size:
+        return column
+    also = f" ({infinite.size:,} rows in all)" if infinite.size > 1 else ""
+    name = column.name
+    raise DataError(
+        f"Column '{name}' of {source} holds an infinite value in row {infinite[0] + 1}{also}; no mean or "
+        f"scale can be taken of it. Correct the value, or turn it into a missing one with a query: "
+        f'SELECT * REPLACE (CASE WHEN isfinite("{name}") THEN "{name}" END AS "{name}") FROM ...'
+    )
+
+
+def _stray_text(column: Column, stray: Mask, source: str) -> DataError:
+    rows = np.flatnonzero(np.append(stray, False)[column.values])
+    also = f" {rows.size - 1:,} more rows hold texts too." if rows.size > 1 else ""
+    name, text = column.name, column.take(rows[:1]).texts()[0]
     return DataError(
-        f"Column '{name}' of {source} holds numbers, except that row {row + 1} says '{values[row]}'.{also} "
+        f"Column '{name}' of {source} holds numbers, except that row {rows[0] + 1} says '{text}'.{also} "
         f"Correct the value; or, if it stands for a missing one, leave it empty or write NA; or, if the "
         f"column holds codes rather than numbers, ask for it as a category: kinds={{'{name}': 'category'}}, "
         f"on the command line --kind '{name}=category'. (Rows are counted from 1, without the header.)"
@@ -176,61 +210,35 @@ def _parse_number(text: str) -> float | None:
         return None
 
 
-def _boolean(name: str, values: npt.NDArray[Any], missing: Mask, source: str) -> Column:
-    if values.dtype.kind == "b":
-        return Column(name, "boolean", values & ~missing, missing)
-    texts = _as_texts(values, missing)
-    booleans = np.zeros(len(values), dtype=np.bool_)
-    for row in np.flatnonzero(~missing).tolist():
-        word = texts[row].lower()
-        if word not in _TRUE | _FALSE:
-            raise DataError(
-                f"Column '{name}' of {source} cannot be read as true or false: row {row + 1} says "
-                f"'{texts[row]}'. Words that can: true, yes, y, t, 1 and false, no, n, f, 0."
-            )
-        booleans[row] = word in _TRUE
-    return Column(name, "boolean", booleans, missing)
+def _boolean(column: Column, source: str) -> Column:
+    if column.kind == "boolean":
+        return column
+    texts = column if column.levels is not None else _from_texts(column.name, column.texts(), column.missing)
+    words = [level.lower() for level in texts.levels or ()]
+    unclear = np.array([word not in _TRUE | _FALSE for word in words], dtype=np.bool_)
+    if unclear.any():
+        row = int(np.flatnonzero(np.append(unclear, False)[texts.values])[0])
+        raise DataError(
+            f"Column '{column.name}' of {source} cannot be read as true or false: row {row + 1} says "
+            f"'{texts.take(np.array([row])).texts()[0]}'. Words that can: true, yes, y, t, 1 and false, "
+            f"no, n, f, 0."
+        )
+    true = np.array([word in _TRUE for word in words] + [False], dtype=np.bool_)
+    return Column(column.name, "boolean", true[texts.values], texts.missing)
 
 
-def _time(name: str, values: npt.NDArray[Any], missing: Mask, source: str) -> Column:
-    if values.dtype.kind == "M":
-        times = values.astype("datetime64[us]")
-        return Column(name, "time", np.where(missing, np.datetime64("NaT"), times), missing)
-    times = np.full(len(values), np.datetime64("NaT"), dtype="datetime64[us]")
-    for row in np.flatnonzero(~missing).tolist():
+def _time(column: Column, source: str) -> Column:
+    if column.kind == "time":
+        return column
+    texts = column if column.levels is not None else _from_texts(column.name, column.texts(), column.missing)
+    times = np.full(len(texts.levels or ()) + 1, np.datetime64("NaT"), dtype="datetime64[us]")
+    for code, level in enumerate(texts.levels or ()):
         try:
-            times[row] = np.datetime64(str(values[row]).replace(" ", "T"), "us")
+            times[code] = np.datetime64(level.replace(" ", "T"), "us")
         except ValueError:
+            row = int(np.flatnonzero(texts.values == code)[0])
             raise DataError(
-                f"Column '{name}' of {source} cannot be read as a time: row {row + 1} says '{values[row]}'. "
+                f"Column '{column.name}' of {source} cannot be read as a time: row {row + 1} says '{level}'. "
                 f"Write times as 2024-12-31 or 2024-12-31 23:59:59, or parse them in a query with strptime."
             ) from None
-    return Column(name, "time", times, missing)
-
-
-def _category(name: str, values: npt.NDArray[Any], missing: Mask, source: str) -> Column:
-    """Codes into the sorted levels: sorted, so that equal contents give equal columns and equal hashes."""
-    texts = _as_texts(values, missing)
-    levels = sorted({text for text, gone in zip(texts, missing.tolist(), strict=True) if not gone})
-    code_of = {level: code for code, level in enumerate(levels)}
-    codes = [-1 if gone else code_of[text] for text, gone in zip(texts, missing.tolist(), strict=True)]
-    return Column(name, "category", np.array(codes, dtype=np.int32), missing, tuple(levels))
-
-
-def _as_texts(values: npt.NDArray[Any], missing: Mask) -> list[str]:
-    """Every entry as text, '' where missing, written as `Column.texts` writes it."""
-    if values.dtype.kind == "O":
-        return ["" if gone else text for text, gone in zip(values.tolist(), missing.tolist(), strict=True)]
-    kind: dict[str, Kind] = {"b": "boolean", "M": "time"}
-    return [text or "" for text in Column("", kind.get(values.dtype.kind, "number"), values, missing).texts()]
-
-
-def _strip(values: npt.NDArray[Any], missing: Mask) -> tuple[npt.NDArray[Any], Mask]:
-    """Texts without the blanks around them, and the marks of missing values that appear then."""
-    stripped = np.empty(len(values), dtype=object)
-    gone = missing.copy()
-    for row in np.flatnonzero(~missing).tolist():
-        text = str(values[row]).strip()
-        stripped[row] = text
-        gone[row] = text in MISSING_TEXTS
-    return stripped, gone
+    return Column(column.name, "time", times[texts.values], texts.missing)
