@@ -224,5 +224,5 @@ def test_state_has_to_be_carried() -> None:
         count.assign(count + 1.0)
         return c, x
 
-    with pytest.raises(TraceError, match=r"inside the body of scan.*carry"):
+    with pytest.raises(TraceError, match=r"the function given to scan.*carry"):
         cr.scan(step, 0.0, cr.ones(3))

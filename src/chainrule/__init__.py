@@ -23,6 +23,7 @@ _HOMES = {
     "checkpoint": "control",
     "custom_vjp": "control",
     "scan": "loops",
+    "vmap": "batching",
     "compile": "program",
     "zeros": "creation",
     "ones": "creation",

@@ -18,6 +18,7 @@ from chainrule import run as run
 from chainrule import show as show
 from chainrule import train as train
 from chainrule import tree as tree
+from chainrule.batching import vmap as vmap
 from chainrule.control import checkpoint as checkpoint
 from chainrule.control import custom_vjp as custom_vjp
 from chainrule.creation import arange as arange

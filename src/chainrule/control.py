@@ -238,8 +238,8 @@ class custom_vjp:  # noqa: N801 - a decorator, named as in JAX
         if any(node.floating for node in body.captured):
             raise GradientError(
                 f"custom_vjp: the function uses a value from outside{at_user_line()}; pass it as an "
-                "argument, "
-                "because the rule you gave has no derivative for it, or wrap it with cr.stop_gradient"
+                "argument, because the rule you gave has no derivative for it, or wrap it with "
+                "cr.stop_gradient"
             )
         value, residuals = body.structure.children
         return body, value, residuals
@@ -306,7 +306,7 @@ def _cotangent(leaf: Any, operand: Node) -> Node | None:
     if node.type != operand.type:
         raise GradientError(
             f"custom_vjp: backward returned a cotangent of type {node.type} for an argument of type "
-            f"{operand.type}; "
-            "they must agree (where an argument was broadcast, sum over the axes it was repeated along)"
+            f"{operand.type}; they must agree (where an argument was broadcast, sum over the axes it was "
+            "repeated along)"
         )
     return node

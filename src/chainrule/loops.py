@@ -92,7 +92,7 @@ def _scan_pullback(
         return [Tensor(each) for each in (*earlier, *totals, *of_series)]
 
     types = [each.type for each in (*errors, *sums)] + [_element(each.type) for each in along]
-    traced = trace_body(body, types + [each.type for each in captured], LoopTrace())
+    traced = trace_body(body, types + [each.type for each in captured], LoopTrace("scan"))
     node = vocabulary.apply(
         SCAN, [*errors, *sums, *along, *captured, *traced.captured],
         graph=traced.graph, carries=len(errors) + len(sums), sequences=len(along),
@@ -172,7 +172,7 @@ def scan(
         return [*flatten_as(carry_structure, result[0], "scan: the carry that the function returns"), *leaves]
 
     types = [each.type for each in carry] + [_element(each.type) for each in series]
-    traced = trace_body(body, types, LoopTrace())
+    traced = trace_body(body, types, LoopTrace("scan"))
     operands = [*carry, *series, *traced.captured]
     node = ops.apply(
         SCAN, operands, graph=traced.graph, carries=len(carry), sequences=len(series),

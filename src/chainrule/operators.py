@@ -156,8 +156,8 @@ class Operators(Generic[Made]):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise ChainruleError(
-            f"a Tensor is immutable, so x[...] = ... cannot work{at_user_line()}. Write "
-            "y = cr.where(mask, value, x), or build the array with NumPy before cr.asarray(...)"
+            f"a Tensor is immutable, so x[...] = ... cannot work{at_user_line()}. Write y = cr.where(mask, "
+            "value, x), or build the array with NumPy before cr.asarray(...)"
         )
 
     def __len__(self) -> int:

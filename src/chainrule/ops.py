@@ -291,8 +291,8 @@ def escaped(what: str) -> TraceError:
     """The error for a traced value that is used where only a value will do."""
     return TraceError(
         f"{what}: this Tensor has no value, because it belongs to a function that is being traced "
-        f"(cr.compile, a Trainer's step, or the body of scan or checkpoint){at_user_line()}. "
-        "Inside traced functions use cr.where for decisions and cr.scan for loops that depend on values"
+        f"(cr.compile, a Trainer's step, or the body of scan or checkpoint){at_user_line()}. Inside traced "
+        "functions use cr.where for decisions and cr.scan for loops that depend on values"
     )
 
 

@@ -87,8 +87,8 @@ class Compiled:
             hash(key)
         except TypeError as error:
             raise ChainruleError(
-                f"{self._name} is compiled and cannot take this argument{at_user_line()}: {error}. "
-                "Arguments are arrays, containers of arrays, Modules, or hashable Python values"
+                f"{self._name} is compiled and cannot take this argument{at_user_line()}: {error}. Arguments "
+                "are arrays, containers of arrays, Modules, or hashable Python values"
             ) from None
         return key
 

@@ -182,8 +182,8 @@ def check_backward(node: Node, *, seeded: bool) -> None:
     if node.status == PLAIN:
         raise GradientError(
             f"backward() on a plain value{at_user_line()}: it was computed from the result of a finished "
-            "cr.grad(...), cr.vjp(...) or cr.compile(...), which carries no history. Differentiate the whole "
-            "computation with cr.grad, or start a new history with cr.asarray(value)"
+            "cr.grad(...), cr.vjp(...) or cr.compile(...), which carries no history. Differentiate the "
+            "whole computation with cr.grad, or start a new history with cr.asarray(value)"
         )
     if node.status == CONSTANT:
         raise GradientError(

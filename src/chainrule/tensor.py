@@ -191,8 +191,8 @@ class Tensor(Operators["Tensor"]):
         if node.spent and not retain_graph:
             raise GradientError(
                 f"backward() was already called on this loss{at_user_line()}; calling it again would add "
-                "every "
-                "gradient a second time. Compute the loss anew, or pass retain_graph=True if adding is meant"
+                "every gradient a second time. Compute the loss anew, or pass retain_graph=True if adding "
+                "is meant"
             )
         seed = ops.full(node.type, 1) if gradient is None else as_node(gradient)
         if seed.type != node.type:
@@ -314,8 +314,8 @@ class Cell(Tensor):
     def _in_place(self, other: Any) -> NoReturn:
         raise ChainruleError(
             f"{self.describe()} cannot be changed with an in-place operator{at_user_line()}: that would "
-            "rebind the "
-            "name and leave the model as it was. Write p.assign(p - rate * p.grad), or use an optimizer"
+            "rebind the name and leave the model as it was. Write p.assign(p - rate * p.grad), or use an "
+            "optimizer"
         )
 
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _in_place

@@ -47,9 +47,8 @@ class Trace:
         if not self.open:
             raise TraceError(
                 f"{operation} was given a traced value that escaped from its function{at_user_line()}: it "
-                "has no "
-                "value outside. Return it from the traced function instead of storing it, or keep state in "
-                "a Buffer"
+                "has no value outside. Return it from the traced function instead of storing it, or keep "
+                "state in a Buffer"
             )
 
     @contextmanager
@@ -98,17 +97,19 @@ class ProgramTrace(Trace):
 
 
 class LoopTrace(Trace):
-    """The trace of a loop's body, which runs many times: state has to be carried."""
+    """The trace of a function that runs many times (`scan`, `vmap`): its state has to be passed along."""
+
+    def __init__(self, transform: str) -> None:
+        super().__init__()
+        self.transform = transform
 
     def write(self, cell: Cell, node: Node) -> bool:
         """Refuse."""
         raise TraceError(
-            f"{cell.describe()} is assigned inside the body of scan{at_user_line()}: the body stands for "
-            "all steps at "
-            "once, so state has to be part of the carry. Carry the value and assign it after the loop; for "
-            "random "
-            "numbers, open cr.random.stream(key) in the body with a key that is carried or one of the "
-            "sequences"
+            f"{cell.describe()} is assigned inside the function given to {self.transform}{at_user_line()}: "
+            "it stands for all its runs at once. Return the value (from scan, as part of the carry) and "
+            "assign it afterwards; for random numbers, open cr.random.stream(key) in the function, with a "
+            "key of each run"
         )
 
 

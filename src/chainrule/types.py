@@ -83,8 +83,8 @@ def promote_dtypes(
     floating = {dtype for dtype in dtypes if dtype.kind == "f"}
     if len(floating) > 1:
         raise DTypeError(
-            "float32 meets float64: mixed floating dtypes are never promoted silently. "
-            "Convert one side with .astype(...), or the whole model with model.float() or model.double()"
+            "float32 meets float64: mixed floating dtypes are never promoted silently. Convert one side "
+            "with .astype(...), or the whole model with model.float() or model.double()"
         )
     return np.result_type(*dtypes, *scalars)
 

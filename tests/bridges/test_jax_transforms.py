@@ -5,6 +5,7 @@ formulas up to the order of summation, over at most some hundred operations of r
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -133,40 +134,70 @@ def as_ours(tree: Any) -> Any:
     return cr.tree.tree_map(cr.asarray, tree)
 
 
+# What JAX says, once for the eager and the compiled comparison: tracing and compiling takes it seconds.
+TANGENT = cr.tree.tree_map(np.cos, POINT)
+BIASES = numbers(3, 4, seed=9)
+
+
+@cache
+def value_and_slope(program: Callable[..., Any]) -> Any:
+    return jax.value_and_grad(theirs(program))(POINT)
+
+
+@cache
+def hessian_vector_product(program: Callable[..., Any]) -> Any:
+    return jax.jvp(jax.grad(theirs(program)), (POINT,), (TANGENT,))[1]
+
+
+def slopes(t: Any, f: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradient by the bias, of every example: the bias differs, everything else is shared."""
+    return t.vmap(t.grad(lambda bias, p: f({**p, "bias": bias})), in_axes=(0, None))
+
+
+@cache
+def slopes_of_examples(program: Callable[..., Any]) -> Any:
+    return slopes(jax, theirs(program))(BIASES, POINT)
+
+
 # -- comparisons -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_value_and_gradient(program: Callable[..., Any], compiled: bool) -> None:
     f = cr.value_and_grad(ours(program))
     value, gradient = (cr.compile(f) if compiled else f)(as_ours(POINT))
-    expected, slope = jax.value_and_grad(theirs(program))(POINT)
+    expected, slope = value_and_slope(program)
     agree(value, expected, FIRST)
     agree(gradient, slope, FIRST)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_jvp(program: Callable[..., Any]) -> None:
-    tangent = cr.tree.tree_map(np.cos, POINT)
-    found = cr.jvp(ours(program), (as_ours(POINT),), (tangent,))[1]
-    agree(found, jax.jvp(theirs(program), (POINT,), (tangent,))[1], FIRST)
+    found = cr.jvp(ours(program), (as_ours(POINT),), (TANGENT,))[1]
+    agree(found, jax.jvp(theirs(program), (POINT,), (TANGENT,))[1], FIRST)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_hessian_vector_products(program: Callable[..., Any], compiled: bool) -> None:
-    tangent = cr.tree.tree_map(np.cos, POINT)
-
     def product(p: Any) -> Any:
-        return cr.jvp(cr.grad(ours(program)), (p,), (tangent,))[1]
+        return cr.jvp(cr.grad(ours(program)), (p,), (TANGENT,))[1]
 
     found = (cr.compile(product) if compiled else product)(as_ours(POINT))
-    agree(found, jax.jvp(jax.grad(theirs(program)), (POINT,), (tangent,))[1], SECOND)
+    agree(found, hessian_vector_product(program), SECOND)
 
 
 @pytest.mark.parametrize("program", [network, recurrent, backwards, checkpointed_loop])
 def test_full_hessians_of_containers(program: Callable[..., Any]) -> None:
     small = {"x": POINT["x"][:2], "layers": POINT["layers"], "square": POINT["square"], "bias": POINT["bias"]}
     agree(cr.hessian(ours(program))(as_ours(small)), jax.hessian(theirs(program))(small), SECOND)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_gradients_of_every_example(program: Callable[..., Any], compiled: bool) -> None:
+    f = slopes(cr, ours(program))
+    found = (cr.compile(f) if compiled else f)(cr.asarray(BIASES), as_ours(POINT))
+    agree(found, slopes_of_examples(program), FIRST)
 
 
 def test_jacobians_of_containers_by_several_arguments() -> None:
