@@ -71,6 +71,31 @@ def test_every_primitive_gives_the_bits_of_its_meaning(record: Primitive, sample
             assert same_bits(run(arrays)[0], wanted)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int64", "bool"])
+@pytest.mark.parametrize("number", [0, 1, -1, True, 2.5, np.float32(2.5), np.zeros(4)])
+def test_choosing_on_the_bits_is_np_where(dtype: str, number: Any) -> None:
+    """NumPy's where for every pairing of dtypes, -0.0 and NaN payloads included."""
+    floating = dtype.startswith("float")
+    x = np.array([-0.0, 1.0, np.nan, -3.0] if floating else [0, 1, 2, -3]).astype(dtype)
+    y = np.array([1, 2, 3, 4]).astype(dtype)
+    condition = np.array([True, False, True, True])
+    for choose in (
+        lambda xp, c, x, y: xp.where(c, x, number),
+        lambda xp, c, x, y: xp.where(c, number, x),
+        lambda xp, c, x, y: xp.where(c, y, x),
+        lambda xp, c, x, y: xp.where(c, xp.where(c, x, y), x[:1]),
+    ):
+        wanted = choose(np, condition, x, y)
+        record = Primitive("choose", "", lambda *types: type_of(wanted), choose)  # noqa: B023 - used at once
+        inputs = tuple(Node(None, (), {}, type_of(each), None, (), ABSTRACT) for each in (condition, x, y))
+        node = Node(record, inputs, {}, type_of(wanted), None, (Origin(),), ABSTRACT)
+        run = compile_graph(Graph(inputs, (node,)))
+        for _ in range(2):
+            (found,) = run([condition, x, y])
+            assert found.dtype == wanted.dtype
+            assert found.tobytes() == wanted.tobytes()
+
+
 # -- random programs -------------------------------------------------------------------------------------
 UNARY: list[Callable[[Any], Any]] = [
     cr.exp, cr.tanh, cr.sin, cr.sigmoid, cr.relu, cr.abs, cr.square, cr.negative, cr.sign, cr.softplus,

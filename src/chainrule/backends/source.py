@@ -286,7 +286,7 @@ def _where(writer: Writer, call: Call, out: str) -> list[str]:
     """
     condition, chosen, other = call.arguments
     result = call.result
-    sides = [_as_operand(each, [result.dtype]) for each in (chosen, other)]
+    sides = [each if hasattr(each, "dtype") else np.asarray(each, result.dtype) for each in (chosen, other)]
     dtypes = {each.dtype for each in sides} | {result.dtype}
     if len(dtypes) > 1 or not isinstance(condition, Symbol) or condition.dtype != bool:
         return [f"{writer.name(np.copyto)}({out}, {writer.plain(call)})"]
