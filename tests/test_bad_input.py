@@ -170,6 +170,41 @@ def test_bytes_that_are_not_utf8(chainrule: Command) -> None:
     refused_training(chainrule, "houses.csv", "price", "not UTF-8", "line 8", "0xdf", "iconv")
 
 
+# -- settings ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("training.batch_size=0", "batch_size = 0"),
+        ("training.epochs=-1", "epochs = -1"),
+        ("training.clip_norm=0.0", "clip_norm"),
+        ("training.backend=abacus", "'abacus'"),
+        ("network.activation=rlu", "'rlu'"),
+        ("network.hidden=[0]", "without units"),
+        ("network.dropout=1.0", "dropout = 1.0"),
+        ("split.test=1.5", "1.5"),
+        ("data.task=regresion", "'regresion'"),
+        ("data.drop=['stret']", "'street'"),
+        ("optimizer.name=addam", "'adam'"),
+        ("optimizer.learning_rate=1", "'learning_rate'"),
+        ("loss.name=msee", "'msee'"),
+    ],
+)
+def test_settings_that_cannot_be(chainrule: Command, setting: str, told: str) -> None:
+    before = files() | {write(houses())}
+    ended = chainrule("train", "houses.csv", "--target", "price", "--set", setting)
+    assert (ended.status, ended.output) == (2, "")
+    assert told in ended.error
+    assert ended.error.count("\n") == 1
+    assert files() == before
+
+
+def test_a_training_that_diverges_says_so(chainrule: Command) -> None:
+    ended = chainrule("train", write(houses()), "--target", "price", "--lr", "1e30", "--optimizer", "sgd")
+    assert ended.status == 0
+    assert "Training failed: the loss is not finite" in ended.output
+    assert "lower learning rate" in ended.output
+
+
 # -- where results go ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("place", ["file", "file/runs"])
 def test_runs_below_a_file(chainrule: Command, place: str) -> None:

@@ -128,7 +128,9 @@ class Recipe:
                 if get_origin(hints[name]) is dict
                 else _section(hints[name], value, f"{where}, [{name}]")
             )
-        return cls(**sections)
+        recipe = cls(**sections)
+        _check_ranges(recipe.training, where)
+        return recipe
 
     def to_document(self) -> dict[str, Any]:
         """A plain document: nested dicts of numbers, strings and lists, without what is None."""
@@ -197,6 +199,16 @@ def _check_names(given: Mapping[str, Any], known: list[str], where: str, what: s
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
             raise RecipeError(f"{where}: there is no {what} {name!r}{hint}")
+
+
+def _check_ranges(training: Training, where: str) -> None:
+    least = {"epochs": 0, "batch_size": 1, "early_stopping": 1}
+    for name, lowest in least.items():
+        value = getattr(training, name)
+        if value is not None and value < lowest:
+            raise RecipeError(f"{where}, [training]: {name} = {value} is less than {lowest}")
+    if training.clip_norm is not None and not training.clip_norm > 0:
+        raise RecipeError(f"{where}, [training]: clip_norm = {training.clip_norm} is not above 0")
 
 
 def _section(kind: Any, values: Mapping[str, Any], where: str) -> Any:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module, metadata
@@ -69,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 errors="replace"
             )  # a mark is better than a crash where an encoding lacks a letter
     try:
-        status = _run([each for each in given if each != "--debug"])
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # of NumPy and others, about lines that are not the user's
+            status = _run([each for each in given if each != "--debug"])
         sys.stdout.flush()
         return status
     except BrokenPipeError:

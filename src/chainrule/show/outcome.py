@@ -81,6 +81,11 @@ def verdict(facts: Facts) -> str:
     """What came of the run in one or two sentences."""
     if not facts.finished:
         return _unfinished(facts)
+    if not facts.metrics and "metrics" in facts.result and facts.result["metrics"]:
+        return (
+            f"Training failed: {facts.result.get('reason')}. Try a lower learning rate (--lr), or clip "
+            "gradients (--set training.clip_norm=1)."
+        )
     if not facts.metrics:
         epochs = counted(facts.result.get("epochs", 0), "epoch")
         return f"Trained for {epochs}; no rows were held out to measure on."

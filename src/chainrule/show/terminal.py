@@ -72,7 +72,8 @@ class Screen:
     # -- after training ------------------------------------------------------------------------------------
     def finished(self, facts: Facts) -> None:
         """The result beside the baselines, and what it amounts to."""
-        self._section("Result", result_grid(facts), Text(outcome.verdict(facts), style="bold"))
+        grid = [result_grid(facts)] if outcome.entries(facts) else []
+        self._section("Result", *grid, Text(outcome.verdict(facts), style="bold"))
 
     def reference(self, results: Mapping[str, Any]) -> None:
         """The committed figures of several models on several splits."""
@@ -237,8 +238,6 @@ def result_grid(facts: Facts) -> RenderableType:
     """The network's metrics beside those of the baselines, best first."""
     names = outcome.shown_metrics(facts)[:_METRICS]
     entries = outcome.entries(facts)
-    if not entries:
-        return Text("")
     compared = any(entry.ratio is not None for entry in entries)
     last = [f"its {label(names[0])} is"] if compared else []
     grid = _grid(f"on {facts.part} rows", *(f">{label(name)}" for name in names), *last)

@@ -20,7 +20,7 @@ from chainrule.data.target import TargetTransform, target_from_document
 from chainrule.data.task import Task
 from chainrule.errors import DataError, RecipeError, RunError
 from chainrule.optim.documents import SCHEDULES
-from chainrule.program import Compiled
+from chainrule.program import BACKENDS, Compiled
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train import metrics
@@ -135,10 +135,11 @@ def fit_table(
         )
     recipe = recipe.with_(data={"hash": table.data_hash})
     prepared = prepare(recipe, table)
+    trainer = _trainer(recipe, prepared)  # refuses wrong settings, before anything is written
     folder = None if runs is None else storage.create(runs, recipe.data.target, recipe)
     if folder is not None:
         folder.write_document("preprocessing.json", fitted_document(prepared))
-    return _train(recipe, prepared, folder, callbacks, on_prepared)
+    return _train(recipe, prepared, trainer, folder, callbacks, on_prepared)
 
 
 def resume(
@@ -167,7 +168,7 @@ def resume(
         )
     prepared = prepare(recipe, table)
     folder.write_document("preprocessing.json", fitted_document(prepared))
-    return _train(recipe, prepared, folder, callbacks, on_prepared)
+    return _train(recipe, prepared, _trainer(recipe, prepared), folder, callbacks, on_prepared)
 
 
 def read_source(recipe: Recipe, data: Any = None) -> Table:
@@ -211,12 +212,12 @@ def _network(recipe: Recipe, preprocessor: Preprocessor, task: Task) -> TableNet
 def _train(
     recipe: Recipe,
     prepared: Prepared,
+    trainer: Trainer,
     folder: RunFolder | None,
     callbacks: Sequence[Callback],
     on_prepared: Callable[[Prepared], None] | None,
 ) -> Run:
     training = recipe.training
-    trainer = _trainer(recipe, prepared)
     if on_prepared is not None:
         on_prepared(prepared)
     has_validation = len(prepared.parts["validation"]) > 0
@@ -267,6 +268,10 @@ def _trainer(recipe: Recipe, prepared: Prepared) -> Trainer:
     name = FITTING[prepared.task.kind] if recipe.loss.name == "auto" else recipe.loss.name
     weights = class_weights(recipe.loss.class_weight, prepared.targets["train"], list(prepared.task.classes))
     training = recipe.training
+    if training.backend not in BACKENDS:
+        raise RecipeError(
+            f"[training]: there is no backend {training.backend!r}; there is {', '.join(BACKENDS)}"
+        )
     steps = training.epochs * -(-len(prepared.parts["train"]) // training.batch_size)
     return Trainer(
         prepared.model,
