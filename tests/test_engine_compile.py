@@ -58,6 +58,22 @@ def test_decorators_partials_and_unknown_backends() -> None:
         cr.compile(lambda x: x, backend="nope")
 
 
+def test_a_method_can_be_compiled() -> None:
+    class Model:
+        def __init__(self, scale: float) -> None:
+            self.w = Parameter(X * scale)
+
+        @cr.compile
+        def predict(self, x: Any) -> Any:
+            """Doc."""
+            return x * self.w
+
+    first, second = Model(1.0), Model(2.0)
+    np.testing.assert_allclose(first.predict(X).numpy(), X * X)
+    np.testing.assert_allclose(second.predict(X).numpy(), 2 * X * X)
+    assert Model.predict.__doc__ == "Doc."
+
+
 def test_inside_a_transform_or_a_trace_it_is_part_of_it() -> None:
     f = cr.compile(lambda x: cr.sum(cr.sin(x)))
     np.testing.assert_allclose(cr.grad(f)(X).numpy(), np.cos(X))

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.active import is_transforming
 from chainrule.errors import ChainruleError, DTypeError, TraceError
+from chainrule.graph import TRACKED
 from chainrule.nn import Parameter
 from chainrule.reverse import walk
 from chainrule.tensor import Buffer, Tensor
-from chainrule.trace import assume, trace_program
+from chainrule.trace import assume, inside_trace, trace_program
 from chainrule.types import Type
 
 X = np.array([0.3, -1.2, 0.8])
@@ -237,10 +239,19 @@ def test_a_program_is_traced_anew_when_what_it_assumed_has_changed() -> None:
         training = True
 
     mode, w = Mode(), Parameter(X)
-    run = cr.compile(lambda x: x * w if assume(mode, "training") else x + w)
-    np.testing.assert_allclose(run(X).numpy(), X * X)
-    mode.training = False
-    np.testing.assert_allclose(run(X).numpy(), X + X)
+    traces = []
+
+    @cr.compile
+    def run(x: Any) -> Any:
+        traces.append(mode.training)
+        return x * w if assume(mode, "training") else x + w
+
+    for _ in range(3):  # and not traced again when the old facts are back
+        mode.training = True
+        np.testing.assert_allclose(run(X).numpy(), X * X)
+        mode.training = False
+        np.testing.assert_allclose(run(X).numpy(), X + X)
+    assert traces == [True, False]
     w.cast(np.float32)
     with pytest.raises(DTypeError, match="float32 meets float64"):
         run(X)
@@ -275,6 +286,21 @@ def test_pullbacks_are_linear_in_the_cotangent(index: int) -> None:
     both = pullback(2.0 * a - 3.0 * b)[0].numpy()
     apart = 2.0 * pullback(a)[0].numpy() - 3.0 * pullback(b)[0].numpy()
     np.testing.assert_allclose(both, apart, rtol=1e-12, atol=1e-13)
+
+
+def test_an_error_in_a_traced_function_leaves_nothing_behind() -> None:
+    def broken(x: Any) -> Any:
+        with cr.scope("layer"), cr.no_grad():
+            raise ZeroDivisionError(str(x.shape))
+
+    for transform in (cr.compile, cr.grad, cr.checkpoint, cr.vmap, lambda f: cr.compile(cr.grad(f))):
+        with pytest.raises(ZeroDivisionError):
+            transform(broken)(cr.asarray(X))
+    assert not inside_trace()
+    assert not is_transforming()
+    y = cr.sum(cr.asarray(X) * 2.0)
+    assert (y.layer, y.node.status) == ("", TRACKED)
+    y.backward()
 
 
 # -- determinism and threads -------------------------------------------------------------------------------

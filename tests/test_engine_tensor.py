@@ -305,6 +305,10 @@ def test_copies_and_pickles() -> None:
     np.testing.assert_array_equal(w.numpy(), X)
     assert copied["y"].node.operands == ()
     np.testing.assert_array_equal(copied["y"].numpy(), 2 * X)
+    assert copy.copy(x) is x
+    shallow = copy.copy(w)
+    shallow.assign(np.ones(3))
+    np.testing.assert_array_equal(w.numpy(), X)
     with pytest.raises(ChainruleError, match="safetensors"):
         pickle.dumps(x)
 

@@ -82,6 +82,9 @@ def test_creation() -> None:
     assert cr.full((2,), 7).dtype == np.int64
     assert cr.full((2,), 0.5).dtype == np.float32
     assert cr.full((), True).item() is True
+    assert cr.full(3, 1.5, dtype=np.float64).dtype == np.float64
+    filled = cr.grad(lambda v: cr.sum(cr.full((2, 3), v) ** 2))(np.float64(0.5))
+    assert filled.item() == 6.0
     assert cr.arange(1, 4).tolist() == [1, 2, 3]
     assert cr.arange(0.0, 1.0, 0.25).dtype == np.float32
     assert cr.arange(3, dtype=cr.float64).dtype == np.float64

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.ops import ops
 from chainrule.tensor import Tensor, asarray
 
 Shape = int | tuple[int, ...]
@@ -21,9 +22,9 @@ def ones(shape: Shape, dtype: Any = np.float32) -> Tensor:
     return asarray(np.ones(shape, dtype))
 
 
-def full(shape: Shape, fill_value: bool | int | float, dtype: Any = None) -> Tensor:
-    """An array of one value; the dtype is that of `asarray(fill_value)` unless given."""
-    return asarray(np.full(shape, fill_value, dtype or asarray(fill_value).dtype))
+def full(shape: Shape, fill_value: Any, dtype: Any = None) -> Tensor:
+    """An array of one value (a number or a Tensor), of its dtype unless another is given."""
+    return Tensor(ops.broadcast_to(asarray(fill_value, dtype), shape))
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Tensor:
@@ -59,6 +60,6 @@ def ones_like(x: Any, dtype: Any = None) -> Tensor:
     return ones(x.shape, dtype or x.dtype)
 
 
-def full_like(x: Any, fill_value: bool | int | float, dtype: Any = None) -> Tensor:
+def full_like(x: Any, fill_value: Any, dtype: Any = None) -> Tensor:
     """One value with the shape and dtype of x."""
     return full(x.shape, fill_value, dtype or x.dtype)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 from chainrule.active import is_transforming
 from chainrule.backends import numpy as reference
@@ -25,6 +25,13 @@ _KEPT = 64
 _MANY = 8
 
 
+class Specialisation(NamedTuple):
+    """A program and what a backend made of it."""
+
+    program: Program
+    run: reference.Executable
+
+
 class Compiled:
     """A function that runs as one graph; the same values as calling it eagerly.
 
@@ -38,7 +45,7 @@ class Compiled:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         self.function = function
         self.backend = backend
-        self._specialisations: OrderedDict[Hashable, tuple[Program, reference.Executable]] = OrderedDict()
+        self._specialisations: OrderedDict[Hashable, list[Specialisation]] = OrderedDict()
         self._count = 0
         self._lock = RLock()
         update_wrapper(self, function, updated=())  # name and doc, not the attributes of a wrapped object
@@ -51,30 +58,38 @@ class Compiled:
         results = program.results(run(program.arrays([node.value for node in given.nodes])))
         return tree_map(_plain, results)
 
-    def _specialised(self, given: Arguments) -> tuple[Program, reference.Executable]:
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As a method: the instance is the first argument."""
+        return self if instance is None else partial(self, instance)
+
+    def _specialised(self, given: Arguments) -> Specialisation:
         key = self._key(given)
         with self._lock:
-            found = self._specialisations.get(key)
-            if found is not None and found[0].holds:
-                self._specialisations.move_to_end(key)
-                return found
-
-            def of_tensors(*tensors: Tensor) -> Any:
-                arguments, options = given.filled(tensors)
-                return self.function(*arguments, **options)
-
-            program = trace_program(of_tensors, given.types)
-            made = self._specialisations[key] = program, BACKENDS[self.backend](program.graph)
-            self._count += 1
-            if self._count == _MANY:
-                warnings.warn(
-                    f"{self._name} was compiled for the {_MANY}th combination of shapes, dtypes and Python "
-                    "arguments; pad batches to one shape, or pass numbers that change as arrays",
-                    stacklevel=4,
-                )
+            made = self._specialisations.setdefault(key, [])
+            self._specialisations.move_to_end(key)
+            # Several for one key: traced under other facts, such as the training mode of a model.
+            found = next((each for each in made if each.program.holds), None)
+            if found is None:
+                found = self._traced(given)
+                made[:] = [*made, found][-_MANY:]
             if len(self._specialisations) > _KEPT:
                 self._specialisations.popitem(last=False)
-            return made
+            return found
+
+    def _traced(self, given: Arguments) -> Specialisation:
+        def of_tensors(*tensors: Tensor) -> Any:
+            arguments, options = given.filled(tensors)
+            return self.function(*arguments, **options)
+
+        program = trace_program(of_tensors, given.types)
+        self._count += 1
+        if self._count == _MANY:
+            warnings.warn(
+                f"{self._name} was compiled for the {_MANY}th combination of shapes, dtypes and Python "
+                "arguments; pad batches to one shape, or pass numbers that change as arrays",
+                stacklevel=5,
+            )
+        return Specialisation(program, BACKENDS[self.backend](program.graph))
 
     def _key(self, given: Arguments) -> Hashable:
         """What a specialisation depends on: the structure, the types of arrays, everything else by value."""
@@ -102,7 +117,7 @@ class Compiled:
         The numpy backend has "passes" (what each pass left), "simplified" (the graph after them) and
         "python" (the function that runs).
         """
-        specialisations = list(self._specialisations.values())
+        specialisations = [each for made in self._specialisations.values() for each in made]
         if what == "graph":
             return "\n\n".join(str(program.graph) for program, _ in specialisations)
         return "\n\n".join(run.show(what) for _, run in specialisations)

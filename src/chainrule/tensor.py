@@ -168,6 +168,9 @@ class Tensor(Operators["Tensor"]):
         raise AttributeError(missing(name), name=name, obj=self)
 
     # -- kept and copied ---------------------------------------------------------------------------------
+    def __copy__(self) -> Tensor:
+        return self  # immutable
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copied = Node(None, (), {}, self.node.type, self._value("deepcopy"), (), self.node.status)
         return Tensor(copied)
@@ -201,8 +204,8 @@ class Tensor(Operators["Tensor"]):
             )
         node.spent = True
         for owner, cotangent in backward(node, seed):
-            total = cotangent.value if owner.grad is None else owner.grad.numpy() + cotangent.value
-            owner.grad = Tensor(constant(as_array(total)))
+            before = 0 if owner.grad is None else owner.grad.numpy()
+            owner.grad = Tensor(constant(np.asarray(before + cotangent.value)))
 
     def detach(self) -> Tensor:
         """The same value without its history."""
@@ -306,9 +309,13 @@ class Cell(Tensor):
     def data(self, value: Any) -> None:
         self.assign(value)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copied = memo[id(self)] = type(self)(self._node.value)
+    def __copy__(self) -> Self:
+        copied = type(self)(self._node.value)
         copied.name = self.name
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = memo[id(self)] = self.__copy__()
         return copied
 
     def _in_place(self, other: Any) -> NoReturn:
