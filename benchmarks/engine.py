@@ -7,7 +7,11 @@ a slow moment of the machine hits all of them; each figure is the median of its 
 same graph run by its meanings, one NumPy call after the other: what the numpy backend was before it wrote
 programs.
 
-FIGURES
+On one x86-64 core (NumPy 2.4 with OpenBLAS), in microseconds per step:
+
+                                              eager  interpreted  compiled  by hand  compiled / by hand
+    8-64-64-1, batch 64, squared error         1435          328       125      141                0.89
+    784-256-128-10, batch 128, cross-entropy   5700         3154      2373     2230                1.06
 """
 
 from __future__ import annotations
