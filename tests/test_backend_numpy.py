@@ -295,6 +295,19 @@ def test_a_loop_body_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 2  # the program, and the body
 
 
+@pytest.mark.parametrize("name", ["run", "arena", "lambda", "my-function", "add"])
+def test_a_primitive_may_have_any_name(name: str) -> None:
+    def meaning(xp: Any, x: Array) -> Array:
+        return xp.sort(np.array(x, copy=True)) + 1.0
+
+    record = Primitive(name, "", lambda x: x, meaning)
+    x = Node(None, (), {}, type_of(np.zeros(3)), None, (), ABSTRACT)
+    y = Node(record, (x,), {}, x.type, None, (Origin(),), ABSTRACT)
+    run = compile_graph(Graph((x,), (y,)))
+    for _ in range(2):
+        assert run([np.array([3.0, 1.0, 2.0])])[0].tolist() == [2.0, 3.0, 4.0]
+
+
 # -- errors ----------------------------------------------------------------------------------------------
 def test_an_index_out_of_range_names_the_operation() -> None:
     run = compile_graph(graph_of(lambda x, i: cr.take(x, i) * 2.0, np.zeros(3), np.zeros(2, np.int64)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from chainrule.backends.recording import Call, Symbol
 from chainrule.graph import Array, Node
 
 _COMMENT_COLUMN = 64
+_OURS = frozenset(("arena", "inputs", "run"))
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,12 @@ class Names:
         self._counts: dict[str, int] = {}
 
     def of(self, value: Any, wanted: str) -> str:
-        """The name of `value`, `wanted` if that is free."""
-        name, number = wanted, 1
-        while name in self.objects and self.objects[name] is not value:
+        """The name of `value`, `wanted` if that is free and a name."""
+        stem = wanted if wanted.isidentifier() and not iskeyword(wanted) else "value"
+        name, number = stem, 1
+        while name in _OURS or (name in self.objects and self.objects[name] is not value):
             number += 1
-            name = f"{wanted}_{number}"
+            name = f"{stem}_{number}"
         self.objects[name] = value
         return name
 
