@@ -59,59 +59,58 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
     import altair as alt
 
     rows = thinned(history, _MOST_POINTS)
-    named = {"loss": "training", "validation_loss": "validation"}
-    points = [
-        {"epoch": row["epoch"], "part": name, "loss": row[field]}
-        for row in rows
-        for field, name in named.items()
-        if positive(row.get(field))
-    ]
-    norms = [
-        {"epoch": r["epoch"], "norm": r["gradient_norm"]} for r in rows if positive(r.get("gradient_norm"))
-    ]
-    epochs = alt.Scale(
-        domain=[min(r["epoch"] for r in rows), max(2, *(r["epoch"] for r in rows))], nice=False
-    )
-    across = alt.X(
-        "epoch:Q",
-        title=None,
-        scale=epochs,
-        axis=alt.Axis(format="d", tickMinStep=1, tickCount=10, grid=False),
-    )
-    parts = [name for field, name in named.items() if any(positive(row.get(field)) for row in rows)]
-    colour = alt.Color(
-        "part:N", scale=alt.Scale(domain=parts, range=[SECOND, ACCENT][: len(parts)]), sort=parts
-    )
-    losses = (
-        alt.Chart(alt.InlineData(points))
-        .mark_line(strokeWidth=2, interpolate="monotone")
-        .encode(x=across, y=_upward("loss", "loss", [each["loss"] for each in points]), color=colour)
-    )
-    if best_epoch:
-        best = alt.Chart(alt.InlineData([{"epoch": best_epoch}]))
-        rule = best.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=across)
-        said = best.mark_text(align="right", baseline="top", dx=-6, color=MUTED, fontSize=12, y=2)
-        losses = losses + rule + said.encode(x=across, text=alt.value(f"lowest: epoch {best_epoch}"))
-    panels = [losses.properties(width=_WIDTH, height=220)]
+    ends = [rows[0]["epoch"], max(2, rows[-1]["epoch"])]
+    axis = alt.Axis(format="d", tickMinStep=1, tickCount=10, grid=False)
+    across = alt.X("epoch:Q", title=None, scale=alt.Scale(domain=ends, nice=False), axis=axis)
+    panels = [_losses(rows, best_epoch, across).properties(width=_WIDTH, height=220)]
+    norms = [{"epoch": each["epoch"], "norm": each["gradient_norm"]} for each in rows]
+    norms = [each for each in norms if positive(each["norm"])]
     if norms:
         upward = _upward("norm", "gradient norm", [each["norm"] for each in norms])
         line = alt.Chart(alt.InlineData(norms)).mark_line(
             strokeWidth=1.5, color=ACCENT, interpolate="monotone"
         )
         panels.append(line.encode(x=across.title("epoch"), y=upward).properties(width=_WIDTH, height=90))
-    picture = alt.vconcat(*panels, spacing=14)
-    last = history[-1]
-    said_last = f"{last['loss']:.4g} in training" + (
-        f" and {last['validation_loss']:.4g} in validation" if "validation_loss" in last else ""
-    )
     return _drawn(
         "training",
-        picture,
+        alt.vconcat(*panels, spacing=14),
         "Loss and gradient norm by epoch",
-        f"Two line charts over {len(history)} epochs, on logarithmic scales. The loss begins at "
-        f"{history[0]['loss']:.4g} in training and ends at {said_last}"
-        + (f"; the lowest validation loss is at epoch {best_epoch}." if best_epoch else "."),
+        _told(history, best_epoch),
     )
+
+
+def _losses(rows: Sequence[Mapping[str, Any]], best_epoch: int | None, across: Any) -> Any:
+    import altair as alt
+
+    named = {"loss": "training", "validation_loss": "validation"}
+    points = [
+        {"epoch": row["epoch"], "part": part, "loss": row[field]}
+        for row in rows
+        for field, part in named.items()
+        if positive(row.get(field))
+    ]
+    parts = list(dict.fromkeys(each["part"] for each in points))
+    scale = alt.Scale(domain=parts, range=[SECOND, ACCENT][: len(parts)])
+    upward = _upward("loss", "loss", [each["loss"] for each in points])
+    curves = alt.Chart(alt.InlineData(points)).mark_line(strokeWidth=2, interpolate="monotone")
+    losses = curves.encode(x=across, y=upward, color=alt.Color("part:N", scale=scale, sort=parts))
+    if not best_epoch:
+        return losses
+    best = alt.Chart(alt.InlineData([{"epoch": best_epoch}]))
+    rule = best.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=across)
+    said = best.mark_text(align="right", baseline="top", dx=-6, color=MUTED, fontSize=12, y=2)
+    return losses + rule + said.encode(x=across, text=alt.value(f"lowest: epoch {best_epoch}"))
+
+
+def _told(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> str:
+    """The curves in words, for those who cannot see them."""
+    first, last = history[0], history[-1]
+    told = (
+        f"Line charts over {len(history)} epochs. The loss in training goes from {first['loss']:.4g} to "
+        f"{last['loss']:.4g}"
+    )
+    told += f", in validation at {last['validation_loss']:.4g}" if "validation_loss" in last else ""
+    return told + (f"; the lowest validation loss is at epoch {best_epoch}." if best_epoch else ".")
 
 
 def agreement_grid(agreement: Mapping[str, Any], target: str) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class Facts:
     @property
     def finished(self) -> bool:
         return bool(self.result)
+
+    def command(self, verb: str, *rest: str) -> str:
+        """A command line about this run, ready to be typed: a path with blanks in it is quoted."""
+        return " ".join(["chainrule", verb, shlex.quote(str(self.path)), *rest])
 
     @property
     def unit(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 _EMPTY = frozenset({"br", "hr", "meta"})
@@ -35,3 +35,34 @@ def element(name: str, /, *children: object, **attributes: str | int | None) -> 
 def joined(parts: Iterable[object], between: str = "") -> Html:
     """Parts one after the other, texts escaped."""
     return Html(between.join(part if isinstance(part, Html) else escape(str(part)) for part in parts))
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+def table(caption: str, head: Html, body: Sequence[Html], wide: bool = False) -> Html:
+    """A table that scrolls by itself where the window is narrow, reachable by keyboard."""
+    parts = element("caption", caption), element("thead", head), element("tbody", *body)
+    whole = element("table", *parts, class_="wide" if wide else None)
+    return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
+
+
+def heads(*names: str) -> Html:
+    """A row of headers; a name that begins with ">" stands over numbers."""
+    return element(
+        "tr",
+        *(
+            element(
+                "th", name.removeprefix(">"), scope="col", class_="number" if name.startswith(">") else None
+            )
+            for name in names
+        ),
+    )
+
+
+def number(text: str) -> Html:
+    """A cell that holds a number."""
+    return element("td", text, class_="number")
+
+
+def details(title: str, *contents: Html, open_: bool = False) -> Html:
+    """Contents that are there when asked for."""
+    return element("details", element("summary", title), *contents, open="open" if open_ else None)

@@ -96,7 +96,7 @@ def _unfinished(facts: Facts) -> str:
     done, asked = len(facts.history), facts.recipe.training.epochs
     return (
         f"Not finished: {counted(done, 'epoch')} of {asked:,} are done. "
-        f"Go on with: chainrule train --resume {facts.path}"
+        f"Go on with: {facts.command('train --resume')}"
     )
 
 

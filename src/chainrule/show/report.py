@@ -7,6 +7,7 @@ forbids itself to run or to load anything.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from chainrule import atomic
 from chainrule.show import charts, columns, outcome
 from chainrule.show.facts import Facts
 from chainrule.show.figures import count, counted, full_label, label, metric, percent, value
-from chainrule.show.html import Html, element, joined
+from chainrule.show.html import Html, details, element, heads, joined, number, table
 from chainrule.show.network import total
 
 _STYLE = Path(__file__).with_name("report.css")
@@ -123,12 +124,12 @@ def _comparison(facts: Facts) -> list[Html]:
     names = outcome.shown_metrics(facts)
     found = outcome.entries(facts)
     worst = max(entry.metrics[headline] for entry in found)
-    head = _heads("model", *(f">{label(name)}" for name in names), "", f"the network's {label(headline)}")
+    head = heads("model", *(f">{label(name)}" for name in names), "", f"the network's {label(headline)}")
     body = [
         element(
             "tr",
             element("th", entry.name, *_model(entry.model), scope="row", class_="what"),
-            *(_number(metric(name, entry.metrics.get(name), facts.unit)) for name in names),
+            *(number(metric(name, entry.metrics.get(name), facts.unit)) for name in names),
             element("td", _bar(entry.metrics[headline] / worst if worst else 0), class_="bars"),
             element("td", against, element("span", interval, class_="model")),
             class_="ours" if entry.ours else None,
@@ -146,7 +147,7 @@ def _comparison(facts: Facts) -> list[Html]:
     for name in facts.comparison["left_out"]:
         note += f" {name.capitalize()} was left out: it would take much longer than a minute."
     caption = f"{full_label(headline)}: lower is better"
-    return [_table(caption, head, body, wide=True), element("p", note, class_="note")]
+    return [table(caption, head, body, wide=True), element("p", note, class_="note")]
 
 
 def _bar(share: float) -> Html:
@@ -167,16 +168,16 @@ def _several_splits(reference: Mapping[str, Any] | None) -> list[Html]:
             element(
                 "tr",
                 element("th", entry["name"], scope="row", class_="what"),
-                _number(value(entry["mean"], unit)),
-                _number(f"{value(entry['low'], unit)} to {value(entry['high'], unit)}"),
-                _number(value(less["mean"], unit) if less else ""),
-                _number(f"{value(less['low'], unit)} to {value(less['high'], unit)}" if less else ""),
+                number(value(entry["mean"], unit)),
+                number(f"{value(entry['low'], unit)} to {value(entry['high'], unit)}"),
+                number(value(less["mean"], unit) if less else ""),
+                number(f"{value(less['low'], unit)} to {value(less['high'], unit)}" if less else ""),
                 class_=None if less else "ours",
             )
         )
-    head = _heads("model", ">mean RMSE", ">95% interval", ">network less it", ">95% interval")
+    head = heads("model", ">mean RMSE", ">95% interval", ">network less it", ">95% interval")
     note = element("p", outcome.reference_note(reference), class_="note")
-    return [_table("Test error of every model", head, body, wide=True), note]
+    return [table("Test error of every model", head, body, wide=True), note]
 
 
 def _agreement(facts: Facts) -> list[Html]:
@@ -189,7 +190,7 @@ def _agreement(facts: Facts) -> list[Html]:
         )
         return [
             element("figure", charts.agreement_grid(agreement, facts.title), element("figcaption", said)),
-            _details("The picture as numbers", _grid_table(agreement, facts)),
+            details("The picture as numbers", _grid_table(agreement, facts)),
         ]
     if agreement["kind"] == "calibration":
         said = (
@@ -197,7 +198,7 @@ def _agreement(facts: Facts) -> list[Html]:
         )
         return [
             element("figure", charts.calibration(agreement), element("figcaption", said)),
-            _details("The picture as numbers", _calibration_table(agreement)),
+            details("The picture as numbers", _calibration_table(agreement)),
         ]
     return [_confusion_table(agreement)]
 
@@ -215,11 +216,9 @@ def _grid_table(agreement: Mapping[str, Any], facts: Facts) -> Html:
         predicted = f"{value(edges[i], facts.unit)} to {value(edges[i + 1], facts.unit)}"
         actual = f"{value(edges[low], facts.unit)} to {value(edges[high + 1], facts.unit)}"
         body.append(
-            element("tr", element("th", predicted, scope="row"), _number(count(rows)), element("td", actual))
+            element("tr", element("th", predicted, scope="row"), number(count(rows)), element("td", actual))
         )
-    return _table(
-        "Rows by predicted value", _heads("predicted", ">rows", "the middle half is in truth"), body
-    )
+    return table("Rows by predicted value", heads("predicted", ">rows", "the middle half is in truth"), body)
 
 
 def _middle_half(inside: Sequence[tuple[int, int]], rows: int) -> tuple[int, int]:
@@ -237,14 +236,14 @@ def _calibration_table(agreement: Mapping[str, Any]) -> Html:
     body = [
         element(
             "tr",
-            _number(percent(each["predicted"])),
-            _number(percent(each["observed"])),
-            _number(count(each["rows"])),
+            number(percent(each["predicted"])),
+            number(percent(each["observed"])),
+            number(count(each["rows"])),
         )
         for each in agreement["bins"]
     ]
-    head = _heads(">predicted probability", f">share that is {agreement['class']}", ">rows")
-    return _table("Groups of rows by predicted probability", head, body)
+    head = heads(">predicted probability", f">share that is {agreement['class']}", ">rows")
+    return table("Groups of rows by predicted probability", head, body)
 
 
 def _confusion_table(agreement: Mapping[str, Any]) -> Html:
@@ -262,8 +261,8 @@ def _confusion_table(agreement: Mapping[str, Any]) -> Html:
             for each in rows
         )
         body.append(element("tr", element("th", _short(name), scope="row", class_="what"), *cells))
-    head = _heads("actual \\ predicted", *(f">{_short(name)}" for name in classes))
-    return _table("Rows by actual class (down) and predicted class (across)", head, body)
+    head = heads("actual \\ predicted", *(f">{_short(name)}" for name in classes))
+    return table("Rows by actual class (down) and predicted class (across)", head, body)
 
 
 # -- how it came about ---------------------------------------------------------------------------------------
@@ -285,17 +284,17 @@ def _training(facts: Facts) -> list[Html]:
     shown = [*(name for name in ("loss", "validation_loss", "gradient_norm") if name in facts.history[0])]
     body = [
         element(
-            "tr", element("th", row["epoch"], scope="row"), *(_number(value(row.get(name))) for name in shown)
+            "tr", element("th", row["epoch"], scope="row"), *(number(value(row.get(name))) for name in shown)
         )
         for row in charts.thinned(facts.history, _MOST_EPOCHS)
     ]
-    head = _heads("epoch", *(f">{name.replace('_', ' ')}" for name in shown))
+    head = heads("epoch", *(f">{name.replace('_', ' ')}" for name in shown))
     drawable = any(charts.positive(row["loss"]) for row in facts.history)
     curves = [element("figure", charts.training_curves(facts.history, best))] if drawable else []
     return [
         element("p", f"{said}."),
         *curves,
-        _details("The curves as numbers", _table("By epoch", head, body)),
+        details("The curves as numbers", table("By epoch", head, body)),
     ]
 
 
@@ -308,17 +307,17 @@ def _network(facts: Facts) -> list[Html]:
             element("th", element("code", layer.path), scope="row", class_="what"),
             element("td", layer.kind),
             element("td", layer.output_text()),
-            _number(count(layer.parameters) if layer.parameters else ""),
+            number(count(layer.parameters) if layer.parameters else ""),
             element("td", layer.weights_text(), class_="quiet"),
         )
         for layer in facts.layers
     ]
-    sum_ = _number(count(total(facts.layers)))
+    sum_ = number(count(total(facts.layers)))
     body.append(
         element("tr", element("th", "total", scope="row", colspan=3), sum_, element("td"), class_="total")
     )
-    head = _heads("layer", "kind", "output", ">parameters", "weights")
-    return [_table("From the inputs to the output", head, body)]
+    head = heads("layer", "kind", "output", ">parameters", "weights")
+    return [table("From the inputs to the output", head, body)]
 
 
 def _columns(facts: Facts) -> list[Html]:
@@ -327,7 +326,7 @@ def _columns(facts: Facts) -> list[Html]:
     grouped = [
         element(
             "tr",
-            _number(count(group.columns)),
+            number(count(group.columns)),
             element("th", group.what, scope="row"),
             element("td", group.how),
         )
@@ -351,11 +350,11 @@ def _columns(facts: Facts) -> list[Html]:
     more = [element("p", f"{count(len(every) - _MOST_COLUMNS)} more are in preprocessing.json.")] * (
         len(every) > _MOST_COLUMNS
     )
-    full = _table("Columns and treatments", _heads("column", "kind", "missing", "treatment", "because"), body)
+    full = table("Columns and treatments", heads("column", "kind", "missing", "treatment", "because"), body)
     return [
         element("p", said),
-        _table("What was done to them", _heads(">columns", "kind", "treatment"), grouped),
-        _details("Every column", full, *more),
+        table("What was done to them", heads(">columns", "kind", "treatment"), grouped),
+        details("Every column", full, *more),
     ]
 
 
@@ -363,8 +362,8 @@ def _recipe(facts: Facts) -> list[Html]:
     shown: list[Html] = []
     if facts.preprocessor is not None and facts.path is not None:
         from_python = f'cr.fit("{facts.path / "recipe.toml"}", data)  # in Python: the data came from there'
-        from_shell = f"chainrule train --recipe {facts.path / 'recipe.toml'}"
-        use = f"chainrule predict {facts.path} NEW.csv -o predictions.csv"
+        from_shell = f"chainrule train --recipe {shlex.quote(str(facts.path / 'recipe.toml'))}"
+        use = facts.command("predict", "NEW.csv", "-o", "predictions.csv")
         again = f"{from_shell if facts.recipe.data.source else from_python}\n{use}"
         shown += [
             element("p", "To get the same result again, and to use it:"),
@@ -376,38 +375,9 @@ def _recipe(facts: Facts) -> list[Html]:
         )
         shown.append(element("p", said, class_="note"))
     shown.append(
-        _details("recipe.toml", element("pre", element("code", facts.recipe.to_toml().strip())), open_=True)
+        details("recipe.toml", element("pre", element("code", facts.recipe.to_toml().strip())), open_=True)
     )
     return shown
-
-
-# -- tables --------------------------------------------------------------------------------------------------
-def _table(caption: str, head: Html, body: Sequence[Html], wide: bool = False) -> Html:
-    """A table that scrolls by itself where the window is narrow, reachable by keyboard."""
-    parts = element("caption", caption), element("thead", head), element("tbody", *body)
-    table = element("table", *parts, class_="wide" if wide else None)
-    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
-
-
-def _heads(*names: str) -> Html:
-    """A row of headers; a name that begins with ">" stands over numbers."""
-    return element(
-        "tr",
-        *(
-            element(
-                "th", name.removeprefix(">"), scope="col", class_="number" if name.startswith(">") else None
-            )
-            for name in names
-        ),
-    )
-
-
-def _number(text: str) -> Html:
-    return element("td", text, class_="number")
-
-
-def _details(title: str, *contents: Html, open_: bool = False) -> Html:
-    return element("details", element("summary", title), *contents, open="open" if open_ else None)
 
 
 def _short(text: str) -> str:

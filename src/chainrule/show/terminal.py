@@ -98,7 +98,7 @@ class Screen:
             self._section("Saved", *lines)
         if facts.path is not None:
             self._section(
-                "Next", Text(printable(f"chainrule predict {facts.path} NEW.csv -o predictions.csv"))
+                "Next", Text(printable(facts.command("predict", "NEW.csv", "-o", "predictions.csv")))
             )
 
     # -- a run on disk -------------------------------------------------------------------------------------
