@@ -49,6 +49,7 @@ PROGRAMS: dict[str, tuple[Callable[[Any], Any], Type]] = {
     "a second derivative": (cr.grad(lambda x: cr.sum(cr.grad(network)(x))), VECTOR),
     "a training step": (step(), MATRIX),
     "a loop": (loop, VECTOR),
+    "a repeated number": (cr.grad(lambda x: cr.sum(cr.sin(x))), Type((6,), np.dtype(np.float32))),
     "constants": (
         lambda x: (
             x + np.array([1, 2, 3], np.float32) + cr.zeros_like(x) + np.arange(7, dtype=np.float32)[:, None]

@@ -107,6 +107,13 @@ def test_operators_on_integers_and_booleans() -> None:
     assert (+cr.asarray(a)).tolist() == [6, 5, 3]
 
 
+def test_lists_on_the_left_and_export_to_others() -> None:
+    x = cr.asarray(X.astype(np.float32))
+    assert ([[1.0, 0.0, 2.0]] @ x).tolist() == pytest.approx([X[0] + 2 * X[2]], rel=1e-6)
+    assert ([1.0, 2.0, 3.0] + x).dtype == np.float32
+    assert x.__dlpack_device__() == x.numpy().__dlpack_device__()
+
+
 def test_methods_are_numpys() -> None:
     a = np.arange(6.0).reshape(2, 3)
     x = cr.asarray(a)
@@ -136,6 +143,8 @@ def test_other_types_are_asked_or_refused() -> None:
         x + "text"
     with pytest.raises(TypeError):
         _ = x < object()
+    with pytest.raises(TypeError, match="has no len"):
+        cr.concat(5)
 
 
 # -- backward ----------------------------------------------------------------------------------------------

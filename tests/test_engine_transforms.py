@@ -318,6 +318,13 @@ def test_outputs_without_derivative() -> None:
     assert [each.item() for each in tangents] == [0, 3.0, 0.0]
 
 
+def test_outputs_of_a_sub_graph_that_nobody_asks_about() -> None:
+    both = cr.checkpoint(lambda x: (cr.sin(x), cr.cos(x)))
+    _, pullback = cr.vjp(lambda x: {"a": both(x)[0], "n": both(x)[1] > 0}, cr.asarray(X))
+    found = pullback({"a": np.ones(3), "n": np.zeros(3, bool)})[0]
+    np.testing.assert_allclose(found.numpy(), np.cos(X))
+
+
 def test_an_output_that_is_returned_twice_or_is_the_input() -> None:
     x = cr.asarray(X)
     _, pullback = cr.vjp(lambda x: (x, x), x)

@@ -24,7 +24,10 @@ def ones(shape: Shape, dtype: Any = np.float32) -> Tensor:
 
 def full(shape: Shape, fill_value: Any, dtype: Any = None) -> Tensor:
     """An array of one value (a number or a Tensor), of its dtype unless another is given."""
-    return Tensor(ops.broadcast_to(asarray(fill_value, dtype), shape))
+    value = asarray(fill_value, dtype)
+    if isinstance(fill_value, Tensor):
+        return Tensor(ops.broadcast_to(value, shape))
+    return asarray(np.full(shape, value.numpy()))
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Tensor:

@@ -256,8 +256,3 @@ def _frontier(outputs: Sequence[Node], trace: Trace) -> list[Node]:
                 node.trace.check_open("the result of a traced function")
             seen[node] = None
     return sorted(seen, key=lambda node: node.serial)
-
-
-def leaf_types(leaves: Sequence[Any]) -> list[Type]:
-    """The types of values, Tensors or nodes."""
-    return [as_node(leaf).type for leaf in leaves]
