@@ -116,7 +116,7 @@ def test_large_results_are_not_kept_unless_they_repeat_one_number() -> None:
     def function(x: Any) -> Any:
         spread = cr.checkpoint(lambda x, c: (cr.broadcast_to(c, (extent,)) + x[0], cr.exp(c) + x[0]))
         large = cr.checkpoint(lambda x, c: cr.sin(c) + x[0])
-        number, many = cr.stop_gradient(cr.full((1,), 2.0)), cr.stop_gradient(cr.full((extent,), 2.0))
+        number, many = (cr.stop_gradient(cr.asarray(np.full(size, 2.0, np.float32))) for size in (1, extent))
         return spread(x, number), large(x, many)
 
     after = fold_constants(inline_calls(graph_of(function)))

@@ -10,6 +10,7 @@ A rule that drops a node must not change how memory is laid out, because NumPy s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from chainrule.passes.rewriting import rewrite, united
 from chainrule.primitives import REGISTRY
 from chainrule.types import broadcast_shapes
 
-_PASSED_ON = frozenset(("identity", "stop_gradient"))  # elementwise, but their result is the operand's memory
+ADD, SUBTRACT, MULTIPLY, DIVIDE, NEGATIVE, BROADCAST = (
+    REGISTRY[name] for name in ("add", "subtract", "multiply", "divide", "negative", "broadcast_to")
+)
+PASSED_ON = (REGISTRY["identity"], REGISTRY["stop_gradient"])  # elementwise, but the operand's own memory
 
 
 def simplify_algebra(graph: Graph) -> Graph:
@@ -34,9 +38,9 @@ def simplify_algebra(graph: Graph) -> Graph:
 def _simplified(node: Node) -> Node:
     if node.primitive is None:
         return node
-    if node.primitive.elementwise and node.name not in _PASSED_ON:
+    if node.primitive.elementwise and node.primitive not in PASSED_ON:
         node = _without_broadcasts(node)
-    rule = _RULES.get(node.name)
+    rule = _RULES.get(node.primitive)
     return node if rule is None else rule(node)
 
 
@@ -55,7 +59,7 @@ def _without_broadcasts(node: Node) -> Node:
 
 
 def _unbroadcast(node: Node) -> Node:
-    if node.name == "broadcast_to":
+    if node.primitive is BROADCAST:
         return node.operands[0]
     if node.value is not None and node.ndim and node.size and not any(node.value.strides):
         return ops.constant(node.value.flat[0], node.dtype)
@@ -81,9 +85,9 @@ def _add(node: Node) -> Node:
         return _instead(node, left)
     if _is_neutral(left):
         return _instead(node, right)
-    if right.name == "negative":
+    if right.primitive is NEGATIVE:
         return _made("subtract", node, left, right.operands[0])
-    if left.name == "negative":
+    if left.primitive is NEGATIVE:
         return _made("subtract", node, right, left.operands[0])
     return node
 
@@ -92,20 +96,20 @@ def _subtract(node: Node) -> Node:
     left, right = node.operands
     if _is_everywhere(right, 0) and not np.signbit(np.float64(right.value.flat[0])):
         return _instead(node, left)
-    return _made("add", node, left, right.operands[0]) if right.name == "negative" else node
+    return _made("add", node, left, right.operands[0]) if right.primitive is NEGATIVE else node
 
 
 def _negative(node: Node) -> Node:
     (operand,) = node.operands
-    return _instead(node, operand.operands[0]) if operand.name == "negative" else node
+    return _instead(node, operand.operands[0]) if operand.primitive is NEGATIVE else node
 
 
-_RULES: dict[str, Callable[[Node], Node]] = {
-    "multiply": _multiply,
-    "divide": _divide,
-    "add": _add,
-    "subtract": _subtract,
-    "negative": _negative,
+_RULES: dict[Any, Callable[[Node], Node]] = {
+    MULTIPLY: _multiply,
+    DIVIDE: _divide,
+    ADD: _add,
+    SUBTRACT: _subtract,
+    NEGATIVE: _negative,
 }
 
 
@@ -127,7 +131,7 @@ def _is_neutral(node: Node) -> bool:
 def _instead(node: Node, operand: Node) -> Node:
     """`operand` in the place of `node`, where that changes neither type nor layout."""
     computed = operand.primitive is not None and operand.primitive.elementwise
-    if operand.type != node.type or not computed or operand.name in _PASSED_ON:
+    if operand.type != node.type or not computed or operand.primitive in PASSED_ON:
         return node
     return united(operand, node)
 
@@ -140,6 +144,3 @@ def _made(name: str, node: Node, *operands: Node) -> Node:
         return node
     made.origins = node.origins
     return made
-
-
-assert set(_RULES) <= set(REGISTRY)

@@ -6,6 +6,7 @@ import numpy as np
 
 from chainrule.graph import Graph, Node, constant
 from chainrule.passes.rewriting import rewrite
+from chainrule.primitives import REGISTRY
 from chainrule.types import Type
 
 LARGEST = 1 << 20
@@ -33,5 +34,5 @@ def _folded(node: Node) -> Node:
 
 
 def _worth_keeping(node: Node) -> bool:
-    spread_out = node.name == "broadcast_to"  # no memory of its own
+    spread_out = node.primitive is REGISTRY["broadcast_to"]  # no memory of its own
     return spread_out or node.type.size * node.type.dtype.itemsize <= LARGEST
