@@ -366,6 +366,15 @@ def test_predicting_classes_gives_probabilities(chainrule: Command) -> None:
     assert sum(map(float, first.split(",")[1:])) == pytest.approx(1)
 
 
+def test_predictions_use_the_words_of_the_table(chainrule: Command) -> None:
+    sold = np.array(["no", "yes"])[np.arange(200) % 2]
+    write("sales.csv", area=np.arange(200) % 2 + np.random.default_rng(0).normal(0, 0.1, 200), sold=sold)
+    chainrule("train", "sales.csv", "--target", "sold", *FAST)
+    header, *lines = chainrule("predict", "latest", "sales.csv").output.splitlines()
+    assert header == "sold,probability of no,probability of yes"
+    assert {line.split(",")[0] for line in lines} <= {"no", "yes"}
+
+
 def test_new_rows_may_hold_what_training_never_saw(chainrule: Command, trained: Path) -> None:
     Path("new.csv").write_text("street,area\nBroadway,80\n,\n", encoding="utf-8")
     assert len(chainrule("predict", str(trained), "new.csv").output.splitlines()) == 3

@@ -52,7 +52,7 @@ def csv_selection(path: str, first: Path | None, kinds: Mapping[str, Kind]) -> S
                     f"{name} has no regular columns: no delimiter fits its lines."
                 )
             names = unique_names(header, name)
-            options = _options(sniffed, names, kinds)
+            options = _options(sniffed, names, kinds, _worded(connection, path, sniffed))
             options += _decimal_comma(connection, path, options, sniffed)
         except duckdb.Error as error:
             raise explained(error, Selection("", name, file=first, explain=explain)) from error
@@ -101,16 +101,35 @@ def _header(connection: "DuckDBPyConnection", path: str, sniffed: Mapping[str, A
     return [written or given for written, given in zip(first_line, made_unique, strict=True)]
 
 
-def _options(sniffed: Mapping[str, Any], names: list[str], kinds: Mapping[str, Kind]) -> str:
-    """What `read_csv` is told: the dialect found, and that columns wished to be categories are read as text.
+def _worded(connection: "DuckDBPyConnection", path: str, sniffed: Mapping[str, Any]) -> set[str]:
+    """Columns that say yes and no rather than true and false, so that predictions can use their words."""
+    booleans = [column["name"] for column in sniffed["Columns"] if column["type"] == "BOOLEAN"]
+    if not booleans:
+        return set()
+    checks = ", ".join(
+        f"bool_and(lower(trim({quoted_name(name)})) IN ('true', 'false'))" for name in booleans
+    )
+    header = str(bool(sniffed["HasHeader"])).lower()
+    plain = connection.execute(
+        f"SELECT {checks} FROM read_csv({quoted_text(path)}, {_dialect(sniffed)}, header={header}, "
+        f"all_varchar=true, {_NULLS})"
+    ).fetchall()[0]
+    return {name for name, is_plain in zip(booleans, plain, strict=True) if not is_plain}
 
-    As text, because a number would lose the leading zeros that distinguish codes.
+
+def _options(
+    sniffed: Mapping[str, Any], names: list[str], kinds: Mapping[str, Kind], worded: set[str]
+) -> str:
+    """What `read_csv` is told: the dialect found, and which columns are read as text.
+
+    Columns wished to be categories are, because a number would lose the leading zeros that distinguish codes;
+    and the `worded` ones.
     """
     made_unique = [column["name"] for column in sniffed["Columns"]]
     texts = [
         f"{quoted_text(given)}: 'VARCHAR'"
         for name, given in zip(names, made_unique, strict=True)
-        if kinds.get(name) in ("category", "identifier")
+        if kinds.get(name) in ("category", "identifier") or given in worded
     ]
     types = f", types={{{', '.join(texts)}}}" if texts else ""
     header = str(bool(sniffed["HasHeader"])).lower()

@@ -164,8 +164,9 @@ def _data_lines(prepared: Prepared) -> Iterable[Text]:
 def _target_lines(prepared: Prepared, unit: str) -> Iterable[Text]:
     task = prepared.task
     if task.kind != "regression":
-        kinds = "yes or no" if task.kind == "binary" else counted(len(task.classes), "class", "classes")
-        yield Text(printable(f"{task.target}, {kinds}: {listed([str(each) for each in task.classes])}"))
+        classes = [str(each) for each in task.classes]
+        told = f"{task.target}, {counted(len(classes), 'class', 'classes')}: {listed(classes)}"
+        yield Text(printable(told))
         return
     own = prepared.targets["train"]
     low, high = value(float(own.min()), unit), value(float(own.max()), unit)
