@@ -50,6 +50,23 @@ def test_python_scalars_are_weak(dtype: Any, scalar: Any) -> None:
         assert expected.dtype == dtype
 
 
+def test_lists_of_python_numbers_are_weak_too() -> None:
+    for dtype in (np.float32, np.float64):
+        x = cr.asarray(np.ones(2, dtype))
+        for found in (x * [1.0, 2.5], [1, 2] * x, cr.where(x > 0, x, (0.5, 0.5)), cr.concat([x, [1.0, 2.0]])):
+            assert found.dtype == dtype
+    integers = cr.asarray([1, 2])
+    assert (integers * [1, 2]).dtype == np.int64
+    assert (integers * [0.5, 2]).dtype == np.float64
+    with pytest.raises(DTypeError, match="float32 meets float64"):
+        cr.asarray([1.0, 2.0]) * [np.ones(1), np.ones(1)]
+
+
+def test_tensors_in_lists_keep_their_derivative() -> None:
+    found = cr.grad(lambda x: cr.sum(cr.sin([x[0], 2.0, [x[1]][0]]) * X))(cr.asarray(X))
+    np.testing.assert_allclose(found.numpy(), [np.cos(X[0]) * X[0], np.cos(X[1]) * X[2], 0.0])
+
+
 def test_numpys_float64_scalar_is_a_python_float() -> None:
     """np.float64 is a subclass of float; what NumPy computes on the side never changes a network's dtype."""
     assert (cr.asarray([1.0]) * np.mean([1.0, 2.0])).dtype == np.float32

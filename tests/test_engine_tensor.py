@@ -49,6 +49,8 @@ def test_asarray_keeps_dtypes_copies_and_stacks() -> None:
     assert cr.asarray([1, 2]).dtype == np.int64
     assert cr.asarray(True).dtype == np.bool_
     assert cr.asarray([]).dtype == np.float32
+    assert cr.asarray([np.ones(2), np.zeros(2)]).dtype == np.float64
+    assert cr.asarray(range(3)).dtype == np.int64
     assert cr.asarray(np.array([1.0], ">f8")).dtype.isnative
     rows = cr.asarray([[x[0], x[1]], [0.5, x[0] * 2]], dtype=np.float32)
     assert (rows.shape, rows.dtype, rows.tolist()) == ((2, 2), np.float32, [[1.0, 2.0], [0.5, 2.0]])
@@ -110,7 +112,8 @@ def test_operators_on_integers_and_booleans() -> None:
 def test_lists_on_the_left_and_export_to_others() -> None:
     x = cr.asarray(X.astype(np.float32))
     assert ([[1.0, 0.0, 2.0]] @ x).tolist() == pytest.approx([X[0] + 2 * X[2]], rel=1e-6)
-    assert ([1.0, 2.0, 3.0] + x).dtype == np.float32
+    numbers = [1.0, 2.0, 3.0]
+    assert (numbers + x).dtype == np.float32
     assert x.__dlpack_device__() == x.numpy().__dlpack_device__()
 
 

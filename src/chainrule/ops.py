@@ -18,6 +18,7 @@ from chainrule.graph import ABSTRACT, CONSTANT, KEEPS_HISTORY, PLAIN, Array, Nod
 from chainrule.origin import at_user_line, current_origin, layer_origins
 from chainrule.primitive import Composite, Primitive
 from chainrule.primitives import REGISTRY
+from chainrule.tree import flatten, tree_map
 from chainrule.types import FLOAT32, Type, default_dtype, promote_dtypes
 
 _recording: ContextVar[bool] = ContextVar("chainrule_recording", default=True)
@@ -78,7 +79,7 @@ def as_array(value: Any, dtype: Any = None) -> Array:
             f"{type(value).__name__} is a Module, where an array is needed{at_user_line()}: call it, as in "
             "model(x), or pass one of its parameters"
         )
-    if dtype is None and not hasattr(value, "dtype") and not hasattr(value, "__array__"):
+    if dtype is None and is_weak(value) and not isinstance(value, np.generic):
         dtype = _default_dtype(value)
     array = np.array(value, dtype=dtype)
     if array.dtype.kind not in "fiub" or array.dtype == np.float16 or array.dtype.itemsize > 8:
@@ -109,11 +110,38 @@ def ragged() -> ShapeError:
 
 
 def as_node(value: Any) -> Node:
-    """The node behind a Tensor, a node itself, or a constant leaf for anything NumPy understands."""
+    """The node behind a Tensor, a node itself, or a constant leaf for anything NumPy understands.
+
+    A list with Tensors in it is stacked, so that derivatives flow to them.
+    """
     if isinstance(value, Node):
         return value
     node = getattr(value, "node", None)
-    return node if isinstance(node, Node) else constant(as_array(value))
+    if isinstance(node, Node):
+        return node
+    if isinstance(value, list | tuple) and not is_weak(value):
+        return _stacked(value)
+    return constant(as_array(value))
+
+
+def is_weak(value: Any) -> bool:
+    """True for Python numbers and lists of nothing but them: they take the dtype of arrays they meet."""
+    if isinstance(value, list | tuple):
+        return all(map(is_weak, value))
+    return isinstance(value, _WEAK)
+
+
+def _stacked(rows: Sequence[Any]) -> Node:
+    """Nested lists of arrays and numbers as one array."""
+    leaves = flatten(rows)[0]
+    if not any(isinstance(getattr(leaf, "node", leaf), Node) for leaf in leaves):
+        return constant(as_array(rows))
+    try:
+        outer = np.shape(tree_map(lambda leaf: 0, rows))
+    except ValueError:
+        raise ragged() from None
+    stacked = ops.stack(leaves)
+    return ops.reshape(stacked, (*outer, *stacked.shape[1:]))
 
 
 class Ops:
@@ -170,23 +198,24 @@ class Ops:
         become int8), "signed" (no booleans), "float" (all else becomes float64), "integer", "shift"
         (integers; booleans become int8) or "bool" (all else is compared with 0).
         """
-        given = [each if isinstance(each, _WEAK) else as_node(each) for each in operands]
+        given = [each if isinstance(each, _WEAK) or is_weak(each) else as_node(each) for each in operands]
         nodes = [each for each in given if isinstance(each, Node)]
         if nodes and kind in _TAKE_FLOATS:
             first = nodes[0].type.dtype
             if first.kind == "f" and all(each.type.dtype is first for each in nodes):  # nearly always
                 return nodes if len(nodes) == len(given) else [self._to(each, first) for each in given]
-        scalars: list[Weak] = [each for each in given if not isinstance(each, Node)]
+        weak = [each for each in given if not isinstance(each, Node)]
         if not nodes:
-            nodes = [as_node(each) for each in scalars]
-            given, scalars = [*nodes], []
+            nodes = [as_node(each) for each in weak]
+            given, weak = [*nodes], []
         try:
-            dtype = _fit_kind(promote_dtypes([each.dtype for each in nodes], scalars), kind)
+            dtype = promote_dtypes([each.dtype for each in nodes], [_number(each) for each in weak])
+            dtype = _fit_kind(dtype, kind)
         except DTypeError as error:
             raise located(error, name) from None
         return [self._to(each, dtype) for each in given]
 
-    def _to(self, value: Node | Weak, dtype: np.dtype[Any]) -> Node:
+    def _to(self, value: Any, dtype: np.dtype[Any]) -> Node:
         if not isinstance(value, Node):
             return constant(np.asarray(value, dtype=dtype))
         return value if value.dtype == dtype else self.astype(value, dtype)
@@ -244,6 +273,15 @@ _TAKE_FLOATS = (
 
 def _flows(node: Node) -> bool:
     return node.status == ABSTRACT and node.primitive is not _STOP and node.floating
+
+
+def _number(weak: Any) -> Weak:
+    """A Python number that promotes as `weak` does."""
+    if not isinstance(weak, list | tuple):
+        number: Weak = weak
+        return number
+    kind = np.asarray(weak).dtype.kind
+    return True if kind == "b" else 1.5 if kind == "f" else 1
 
 
 def _fit_kind(dtype: np.dtype[Any], kind: str) -> np.dtype[Any]:

@@ -16,10 +16,9 @@ from chainrule.errors import ChainruleError, DTypeError, GradientError, ShapeErr
 from chainrule.graph import CONSTANT, OWNED, PLAIN, TRACKED, Array, Node, constant
 from chainrule.interop import missing, numpy_function, numpy_ufunc
 from chainrule.operators import Operators
-from chainrule.ops import as_array, as_node, escaped, ops, ragged
+from chainrule.ops import as_array, as_node, escaped, is_weak, ops
 from chainrule.origin import at_user_line
 from chainrule.reverse import backward, check_backward
-from chainrule.tree import flatten, tree_map
 from chainrule.types import Type
 
 
@@ -368,27 +367,12 @@ def asarray(value: Any, dtype: Any = None) -> Tensor:
         if value.node.status not in (PLAIN, CONSTANT) or not value.node.floating:
             return value
         value = value.numpy()
-    if isinstance(value, list | tuple) and _holds_tensor(value):
-        return _stacked(value, dtype)
+    if isinstance(value, list | tuple) and not is_weak(value):
+        stacked = Tensor(as_node(value))
+        return stacked if dtype is None else stacked.astype(dtype)
     node = constant(as_array(value, dtype))
     node.status = TRACKED if node.floating else CONSTANT
     return Tensor(node)
-
-
-def _holds_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_holds_tensor, value)))
-
-
-def _stacked(value: Any, dtype: Any) -> Tensor:
-    """Nested lists of Tensors and numbers as one Tensor; numbers take the dtype of the Tensors."""
-    leaves = flatten(value)[0]
-    try:
-        outer = np.shape(tree_map(lambda leaf: 0, value))
-    except ValueError:
-        raise ragged() from None
-    rows = ops.stack(leaves)
-    stacked = Tensor(ops.reshape(rows, (*outer, *rows.shape[1:])))
-    return stacked if dtype is None else stacked.astype(dtype)
 
 
 def wrap(result: Any) -> Any:
