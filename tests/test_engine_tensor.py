@@ -65,7 +65,7 @@ def test_what_is_no_array(value: Any) -> None:
 
 
 def test_ragged_lists() -> None:
-    for rows in ([[1.0], [1.0, 2.0]], [[1.0], [1.0, cr.asarray(2.0)]]):
+    for rows in ([[1.0], [1.0, 2.0]], [[1.0], [1.0, cr.asarray(2.0)]], [np.ones(1), np.ones(2)]):
         with pytest.raises(ShapeError, match="not an array"):
             cr.asarray(rows)
 

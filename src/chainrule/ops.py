@@ -19,7 +19,7 @@ from chainrule.origin import at_user_line, current_origin, layer_origins
 from chainrule.primitive import Composite, Primitive
 from chainrule.primitives import REGISTRY
 from chainrule.tree import flatten, tree_map
-from chainrule.types import FLOAT32, Type, default_dtype, promote_dtypes
+from chainrule.types import FLOAT32, Type, promote_dtypes
 
 _recording: ContextVar[bool] = ContextVar("chainrule_recording", default=True)
 Weak = bool | int | float  # Python scalars take the dtype of the arrays they meet
@@ -79,9 +79,12 @@ def as_array(value: Any, dtype: Any = None) -> Array:
             f"{type(value).__name__} is a Module, where an array is needed{at_user_line()}: call it, as in "
             "model(x), or pass one of its parameters"
         )
-    if dtype is None and is_weak(value) and not isinstance(value, np.generic):
-        dtype = _default_dtype(value)
-    array = np.array(value, dtype=dtype)
+    try:
+        array = np.array(value, dtype=dtype)
+    except ValueError as error:
+        raise ragged() if "inhomogeneous" in str(error) else error from None
+    if dtype is None and array.dtype.kind == "f" and is_weak(value) and not isinstance(value, np.generic):
+        array = array.astype(FLOAT32)
     if array.dtype.kind not in "fiub" or array.dtype == np.float16 or array.dtype.itemsize > 8:
         what = type(value).__name__ if array.dtype == object else f"dtype {array.dtype}"
         raise DTypeError(
@@ -91,15 +94,6 @@ def as_array(value: Any, dtype: Any = None) -> Array:
         array = array.astype(array.dtype.newbyteorder("="))
     array.flags.writeable = False
     return array
-
-
-def _default_dtype(value: Any) -> np.dtype[Any] | None:
-    if isinstance(value, float):
-        return FLOAT32
-    try:
-        return default_dtype(value)
-    except ValueError:
-        raise ragged() from None
 
 
 def ragged() -> ShapeError:

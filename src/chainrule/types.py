@@ -89,11 +89,6 @@ def promote_dtypes(
     return np.result_type(*dtypes, *scalars)
 
 
-def default_dtype(value: Any) -> np.dtype[Any] | None:
-    """The dtype for Python data without one: float32 for floats, None (NumPy's choice) for the rest."""
-    return FLOAT32 if np.asarray(value).dtype.kind == "f" else None
-
-
 def normalise_axis(axis: int, ndim: int) -> int:
     """`axis` counted from the front; raises `ShapeError` when it is out of range."""
     if not -ndim <= axis < ndim:
