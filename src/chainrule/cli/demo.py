@@ -34,11 +34,12 @@ def demo(
 
     The data are 2,930 sales in Ames, Iowa, from 2006 to 2010 (De Cock, 2011); nothing is downloaded.
     """
-    session = Session(json, verbose)
     options = {"training": {"epochs": epochs, "seed": seed}, "split": {"seed": seed}}
     recipe = recipe_from(_RECIPE, (), options)
-    run = fit_table(recipe, runs=runs, callbacks=session.callbacks, on_prepared=session.on_prepared(recipe))
-    session.finish(run, baselines=True, report=output, reference=_committed())
+    with Session(json, verbose) as session:
+        told = session.on_prepared(recipe)
+        run = fit_table(recipe, runs=runs, callbacks=session.callbacks, on_prepared=told)
+        session.finish(run, baselines=True, report=output, reference=_committed())
 
 
 def _committed() -> dict[str, Any] | None:

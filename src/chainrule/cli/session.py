@@ -30,7 +30,14 @@ class Session:
         self.json = json
         self.out = console()
         self.screen = Screen(self.out, verbose)
-        self.callbacks: Sequence[Callback] = () if json else (LiveDisplay(self.out),)
+        self._live = LiveDisplay(self.out)
+        self.callbacks: Sequence[Callback] = () if json else (self._live,)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.close()
 
     def on_prepared(self, recipe: Recipe) -> Callable[[Prepared], None] | None:
         """What tells the user how the table was read and prepared."""

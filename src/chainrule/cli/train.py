@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from chainrule.cli.options import DEFAULT_RUNS, Json, Runs, Verbose, find_run
 from chainrule.cli.session import Session
-from chainrule.cli.settings import kinds, recipe_from, widths
+from chainrule.cli.settings import Sections, kinds, recipe_from, widths
 from chainrule.errors import RecipeError
 from chainrule.recipe import Recipe
 from chainrule.train import table
@@ -60,8 +60,7 @@ def train(
     Everything that decides the result is the run's recipe: what --recipe holds, changed by --set and by the
     other options. Ctrl-C saves, and --resume goes on to the same result.
     """
-    session = Session(json, verbose)
-    options: dict[str, dict[str, Any]] = {
+    options: Sections = {
         "data": {"source": data, "target": target, "task": task, "drop": drop or None},
         "split": {"seed": seed},
         "preprocessing": {"kinds": kinds(kind)},
@@ -69,17 +68,20 @@ def train(
         "optimizer": {"name": optimizer, "lr": lr},
         "training": {"epochs": epochs, "batch_size": batch_size, "seed": seed},
     }
-    if resume is not None:
-        given = [value for section in options.values() for value in section.values()]
-        if recipe is not None or set_ or any(value is not None for value in given):
-            raise RecipeError(
-                "--resume goes on with a run by its own recipe: give it without DATA and settings"
-            )
-        run = _resume(find_run(resume, runs), session)
-    else:
-        run = _train(recipe_from(recipe, set_ or [], options), runs, session)
-    wanted = run.folder.path / "report.html" if report and run.folder is not None else None
-    session.finish(run, baselines, wanted)
+    if resume is not None and (recipe is not None or set_ or _given(options)):
+        raise RecipeError("--resume goes on with a run by its own recipe: give it without DATA and settings")
+    with Session(json, verbose) as session:
+        if resume is not None:
+            run = _resume(find_run(resume, runs), session)
+        else:
+            run = _train(recipe_from(recipe, set_ or [], options), runs, session)
+        wanted = run.folder.path / "report.html" if report and run.folder is not None else None
+        session.finish(run, baselines, wanted)
+
+
+def _given(options: Sections) -> bool:
+    """Whether any option was given."""
+    return any(value is not None for section in options.values() for value in section.values())
 
 
 def _train(recipe: Recipe, runs: Path, session: Session) -> Run:

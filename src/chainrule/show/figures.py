@@ -9,6 +9,7 @@ from itertools import pairwise
 from chainrule.recipe import Recipe
 from chainrule.train.metrics import LABELS
 
+LABEL = 10  # columns that the name of a section takes on a screen
 _UNITS = {"example:ames": "$"}
 _OWN_UNIT = ("rmse", "mae")  # metrics in the unit of the target
 _SHARES = ("r2", "accuracy", "auroc", "average_precision")  # between 0 and 1, as good as always

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import TaskID
 from rich.text import Text
 
-from chainrule.show.figures import count, duration, sparkline, value
+from chainrule.show.figures import LABEL, count, counted, duration, sparkline, value
 from chainrule.train.callbacks import Callback, Progress
 
 _PLAIN_LINES = 10  # about as many lines a training leaves in a log
@@ -93,16 +93,19 @@ class LiveDisplay(Callback):
         self._advance(progress)
         every = max(1, self._epochs // _PLAIN_LINES)
         if self._display is None and (progress.epoch % every == 0 or progress.epoch == self._epochs):
-            self.out.print(
-                Text(f"epoch {progress.epoch} of {self._epochs}: {self._course.line()}"), soft_wrap=True
-            )
+            self._say(f"epoch {progress.epoch} of {self._epochs}: {self._course.line()}")
 
     def on_end(self, reason: str) -> None:
         if self._display is not None:
             self._display.stop()
         epochs, seconds = len(self._course.losses), time.monotonic() - self._started
         if epochs and reason != "interrupted":
-            self.out.print(Text(f"Trained {count(epochs)} epochs in {duration(seconds)} ({reason})."))
+            why = "" if reason == "all epochs" else f": {reason}"
+            self._say(f"Trained {counted(epochs, 'epoch')} in {duration(seconds)}{why}.")
+
+    def _say(self, line: str) -> None:
+        """One line under what `Screen` tells; never broken, so that a log has a line for each event."""
+        self.out.print(Text(" " * LABEL + line), soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was, also after an error."""

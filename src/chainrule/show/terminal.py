@@ -21,13 +21,12 @@ from chainrule.data.preprocess import Preprocessor
 from chainrule.recipe import Recipe
 from chainrule.show import columns, outcome
 from chainrule.show.facts import Facts, layers
-from chainrule.show.figures import count, counted, label, listed, metric, printable, unit_of, value
+from chainrule.show.figures import LABEL, count, counted, label, listed, metric, printable, unit_of, value
 from chainrule.show.network import Layer, outline, total
 from chainrule.train.table import Prepared
 
 _PLAIN_WIDTH = 100
 _WIDEST = 120  # longer lines are hard to read, however wide the window
-_LABEL = 10
 _METRICS = 3  # so that a result fits 80 columns
 
 
@@ -139,7 +138,7 @@ class Screen:
     # -- layout --------------------------------------------------------------------------------------------
     def _section(self, title: str, *contents: RenderableType) -> None:
         layout = Grid.grid(padding=(0, 2, 0, 0))
-        layout.add_column(width=_LABEL - 2, no_wrap=True)
+        layout.add_column(width=LABEL - 2, no_wrap=True)
         layout.add_column(ratio=1)
         layout.add_row(Text(title, style="bold cyan"), Group(*contents))
         self._print(layout)
