@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError, ShapeError
+from chainrule.errors import BoundsError, DTypeError, ShapeError
 from chainrule.primitive import Composite, Draw, Sample
 from chainrule.primitives._define import integer_indices
 
@@ -52,7 +52,7 @@ def _expanded(ops: Any, index: tuple[Any, ...], node: Any) -> list[Any]:
         raise ShapeError("an index can contain only one '...'")
     named = sum(each is not None and each is not Ellipsis for each in entries)
     if named > node.ndim:
-        raise ShapeError(f"{named} indices for an array of {node.ndim} dimensions, shape {node.shape}")
+        raise BoundsError(f"{named} indices for an array of {node.ndim} dimensions, shape {node.shape}")
     rest = [slice(None)] * (node.ndim - named)
     at = next((k for k, each in enumerate(entries) if each is Ellipsis), None)
     return entries + rest if at is None else entries[:at] + rest + entries[at + 1 :]
@@ -103,7 +103,7 @@ def _range_of(entry: Any, extent: int, axis: int) -> tuple[int, int, int]:
         return entry.indices(extent)
     if _is_integer(entry):
         if not -extent <= entry < extent:
-            raise ShapeError(f"index {entry} is out of range for axis {axis} of length {extent}")
+            raise BoundsError(f"index {entry} is out of range for axis {axis} of length {extent}")
         return entry % extent, entry % extent + 1, 1
     return 0, extent, 1
 
