@@ -10,7 +10,7 @@ import chainrule as cr
 from chainrule.errors import BoundsError, ChainruleError
 from chainrule.graph import CONSTANT, PLAIN
 from chainrule.nn import Parameter
-from chainrule.tensor import Buffer
+from chainrule.tensor import Buffer, Tensor
 
 X = np.array([0.3, -1.2, 0.8])
 
@@ -81,7 +81,12 @@ def test_inside_a_transform_or_a_trace_it_is_part_of_it() -> None:
     np.testing.assert_allclose(cr.compile(cr.grad(f))(X).numpy(), np.cos(X))
     np.testing.assert_allclose(cr.hessian(f)(X).numpy(), -np.diag(np.sin(X)))
     w = Parameter(X)
-    scaled = cr.compile(lambda x: cr.sum(x * w))
+
+    @cr.compile
+    def scaled(x: Any) -> Any:
+        assert isinstance(x, Tensor)  # also where it was given as a NumPy array
+        return cr.sum(x * w)
+
     np.testing.assert_allclose(cr.grad(lambda p: scaled(X))(w).numpy(), X)
 
 

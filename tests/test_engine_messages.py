@@ -40,6 +40,11 @@ def assign_item() -> None:
     x[0] = 1.0
 
 
+def requires_grad() -> None:
+    x = vector()
+    x.requires_grad = True
+
+
 def in_place_on_a_parameter() -> None:
     p = Parameter([1.0])
     p.name = "0.weight"
@@ -132,6 +137,7 @@ HABITS: dict[str, Callable[[], Any]] = {
     "in place on an array": in_place_on_an_array,
     "assign another shape": lambda: Parameter([1.0]).assign(vector()),
     "x.data": lambda: vector().data,
+    "x.requires_grad = True": requires_grad,
     "x.add_()": lambda: vector().add_(1.0),
     "x.view()": lambda: vector().view(1, 3),
     "x.exp()": lambda: vector().exp(),

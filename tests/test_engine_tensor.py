@@ -243,6 +243,13 @@ def test_no_grad_and_detach_cut_the_history() -> None:
     assert decorated.__name__ == "decorated"
 
 
+def test_requires_grad_says_whether_a_derivative_is_kept_track_of() -> None:
+    x = cr.asarray(X)
+    assert [each.requires_grad for each in (x, x * 2.0, Parameter(X))] == [True, True, True]
+    others = [x.detach(), cr.asarray([1, 2]), x > 0, Buffer(X), cr.grad(lambda x: cr.sum(x * x))(x)]
+    assert not any(each.requires_grad for each in others)
+
+
 def test_asarray_starts_a_new_history() -> None:
     x = cr.asarray(X)
     for value in (x.detach(), cr.grad(lambda x: cr.sum(x * x))(x)):

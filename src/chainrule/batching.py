@@ -260,8 +260,7 @@ def vmap(
         def of_examples(*tensors: Tensor) -> Any:
             example = iter(tensors)
             filled = [next(example) if each.many else Tensor(each.node) for each in moved]
-            positional, keywords = given.filled(filled)
-            return function(*positional, **keywords)
+            return given.call(function, filled)
 
         types = [Type(_shape(each), each.node.dtype) for each in moved if each.many]
         body = trace_body(of_examples, types, LoopTrace("vmap"))

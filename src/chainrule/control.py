@@ -51,14 +51,14 @@ class Arguments:
     def types(self) -> list[Type]:
         return [node.type for node in self.nodes]
 
-    def filled(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with `tensors` in the place of the arrays."""
+    def call(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Any:
+        """`function` of the arguments, with `tensors` in the place of the arrays."""
         given = iter(tensors)
         leaves = [
             next(given) if moves else leaf for leaf, moves in zip(self.leaves, self.moving, strict=True)
         ]
         arguments, options = unflatten(self.structure, leaves)
-        return arguments, options
+        return function(*arguments, **options)
 
 
 def takes_part(nodes: Sequence[Node]) -> bool:
@@ -170,8 +170,7 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
         given = Arguments(arguments, options)
 
         def of_tensors(*tensors: Tensor) -> Any:
-            filled, keywords = given.filled(tensors)
-            return function(*filled, **keywords)
+            return given.call(function, tensors)
 
         body = trace_body(of_tensors, given.types)
         found = called(body, given.nodes)[: body.structure.leaves]
@@ -226,7 +225,7 @@ class custom_vjp:  # noqa: N801 - a decorator, named as in JAX
 
         def value_and_residuals(*tensors: Tensor) -> Any:
             assert self.forward is not None
-            result = self.forward(*given.filled(tensors)[0])
+            result = given.call(self.forward, tensors)
             if not isinstance(result, tuple) or len(result) != 2:
                 raise GradientError(
                     f"custom_vjp: forward has to return (value, residuals){at_user_line()}, two things in a "

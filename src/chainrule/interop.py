@@ -141,7 +141,6 @@ def _floating(value: Any) -> bool:
 # -- habits ------------------------------------------------------------------------------------------------
 HABITS = {
     "data": "only a Parameter or Buffer has .data; x.detach() is the value without history",
-    "requires_grad": "every floating Tensor keeps history; x.detach() or cr.stop_gradient(x) leaves it out",
     "requires_grad_": "every floating Tensor keeps history; x.detach() or cr.stop_gradient(x) leaves it out",
     "clone": "a Tensor is immutable, so there is nothing to clone",
     "copy": "a Tensor is immutable, so there is nothing to copy; x.numpy().copy() is an array to write into",

@@ -51,9 +51,9 @@ class Compiled:
         update_wrapper(self, function, updated=())  # name and doc, not the attributes of a wrapped object
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if inside_trace() or is_transforming():
-            return self.function(*arguments, **options)
         given = Arguments(arguments, options)
+        if inside_trace() or is_transforming():
+            return given.call(self.function, [Tensor(node) for node in given.nodes])
         program, run = self._specialised(given)
         results = program.results(run(program.arrays([node.value for node in given.nodes])))
         return tree_map(_plain, results)
@@ -78,8 +78,7 @@ class Compiled:
 
     def _traced(self, given: Arguments) -> Specialisation:
         def of_tensors(*tensors: Tensor) -> Any:
-            arguments, options = given.filled(tensors)
-            return self.function(*arguments, **options)
+            return given.call(self.function, tensors)
 
         program = trace_program(of_tensors, given.types)
         self._count += 1

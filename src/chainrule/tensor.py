@@ -13,7 +13,7 @@ from weakref import ref
 import numpy as np
 
 from chainrule.errors import ChainruleError, DTypeError, GradientError, ShapeError
-from chainrule.graph import CONSTANT, OWNED, PLAIN, TRACKED, Array, Node, constant
+from chainrule.graph import ABSTRACT, CONSTANT, KEEPS_HISTORY, OWNED, PLAIN, TRACKED, Array, Node, constant
 from chainrule.interop import missing, numpy_function, numpy_ufunc
 from chainrule.operators import Operators
 from chainrule.ops import as_array, as_node, escaped, is_weak, ops
@@ -83,6 +83,18 @@ class Tensor(Operators["Tensor"]):
     def layer(self) -> str:
         """Path of the layer that computed this value, "" outside of any."""
         return self.node.layer
+
+    @property
+    def requires_grad(self) -> bool:
+        """True where a derivative is kept track of; every floating Tensor made by `asarray` does."""
+        return self.node.floating and self.node.status in (*KEEPS_HISTORY, ABSTRACT)
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> NoReturn:
+        raise ChainruleError(
+            f"requires_grad cannot be set{at_user_line()}: x.detach() or cr.stop_gradient(x) is the value "
+            "that no derivative passes, model.requires_grad_(False) freezes parameters"
+        )
 
     # -- out to Python and NumPy ---------------------------------------------------------------------
     def _value(self, what: str) -> Array:
