@@ -11,6 +11,7 @@ import chainrule as cr
 from chainrule.errors import BoundsError, GraphError
 from chainrule.graph import Graph, Node, constant, reachable, substitute
 from chainrule.nn import Parameter
+from chainrule.ops import ops
 from chainrule.origin import Origin, because, current_origin, layer_path, user_line
 from chainrule.tensor import Buffer
 from chainrule.trace import trace_body, trace_program
@@ -140,6 +141,14 @@ def test_reachable_stops_where_told() -> None:
     z = cr.cos(y)
     assert reachable([z.node], stop=[y.node]) == [y.node, z.node]
     assert reachable([z.node]) == [x.node, y.node, z.node]
+
+
+def test_constants_do_not_freeze_the_arrays_they_are_made_from() -> None:
+    source = np.zeros(3)
+    node = ops.constant(source, np.float64)
+    source[0] = 1.0
+    assert node.value.tolist() == [0.0, 0.0, 0.0]
+    assert ops.constant(node.value, np.float64).value is node.value
 
 
 def test_node_facts() -> None:

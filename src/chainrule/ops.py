@@ -173,8 +173,9 @@ class Ops:
         return as_node(value)
 
     def constant(self, value: Any, dtype: Any) -> Node:
-        """A constant of the given dtype."""
-        return constant(np.asarray(value, dtype=dtype))
+        """A constant of the given dtype; an array that could still be written to is copied."""
+        array = np.asarray(value, dtype=dtype)
+        return constant(array.copy() if array is value and array.flags.writeable else array)
 
     def zeros(self, type_: Type) -> Node:
         """Zeros of a type."""
