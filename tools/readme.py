@@ -15,7 +15,7 @@ from tools.architecture import ROOT
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
 IMAGES = ROOT / "docs" / "images"
 COLUMNS = 92
-WINDOW = "1000,1480"  # to the end of the picture of predictions beside the truth
+WINDOW = "1000,1660"  # to the end of the picture of predictions beside the truth
 
 
 def demo(folder: Path) -> str:
