@@ -452,6 +452,26 @@ def test_demo(chainrule: Command) -> None:
     assert len(list(Path("runs").glob("*/weights.safetensors"))) == 1
 
 
+def test_the_demo_shows_the_committed_splits(
+    chainrule: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [
+        {"name": "chainrule network", "mean": 20_600.0, "low": 19_000.0, "high": 22_200.0},
+        {
+            "name": "Ridge", "mean": 28_200.0, "low": 26_000.0, "high": 30_400.0,
+            "network_minus_it": {"mean": -7600.0, "low": -9000.0, "high": -6200.0},
+        },
+    ]  # fmt: skip
+    results = {"splits": [0, 1, 2, 3, 4], "unit": "$", "trials": 24, "models": models}
+    committed = tmp_path / "results.json"
+    committed.write_text(json.dumps(results), encoding="utf-8")
+    monkeypatch.setattr("chainrule.cli.demo._RESULTS", committed)
+    printed = chainrule("demo", "--epochs", "1").output
+    assert re.search(r"Ridge +\$28,200 +\$26,000 to \$30,400 +−\$7,600", printed)
+    assert "24 trials each" in printed
+    assert "−$9,000 to −$6,200" in Path("report.html").read_text(encoding="utf-8")
+
+
 # -- terminals -----------------------------------------------------------------------------------------------
 def in_a_terminal(command: list[str], **environment: str) -> str:
     """What a command writes when it speaks to a terminal."""

@@ -108,9 +108,9 @@ def _run(given: list[str]) -> int:
 def _verb(name: str, arguments: list[str]) -> int:
     import typer
 
-    # Before NumPy is loaded. OpenBLAS's threads wait by spinning, and most layers are too small to share: on
-    # two busy cores the demo trained in 4.2 s with one thread, in 13 to 164 s with two. One thread rounds alike
-    # on every number of cores, too. Whoever trains wide layers on a quiet machine can set the variable.
+    # Before NumPy is loaded. OpenBLAS's threads wait by spinning, and most layers are too small to share:
+    # on two busy cores the demo trained in 4.2 s with one thread, in 13 to 164 s with two. One thread also
+    # rounds alike on every number of cores. Whoever trains wide layers on a quiet machine can set it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command = typer.Typer(add_completion=False, rich_markup_mode=None)
     command.command(name)(_interruptible(getattr(import_module(VERBS[name].module), name)))
