@@ -50,7 +50,7 @@ bars: $(VENV)/.check ## measure what the project promises; goes on where it stop
 	@$(BIN)/python -m tools.bars
 
 bench-ames: $(VENV)/.test ## five splits of Ames against scikit-learn's models
-	@$(BIN)/python benchmarks/ames.py --check
+	@$(BIN)/python -m benchmarks.ames --check
 
 clean: ## remove the environment, caches and builds; keeps runs/
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
