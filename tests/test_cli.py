@@ -467,7 +467,7 @@ def test_the_demo_shows_the_committed_splits(
     committed.write_text(json.dumps(results), encoding="utf-8")
     monkeypatch.setattr("chainrule.cli.demo._RESULTS", committed)
     printed = chainrule("demo", "--epochs", "1").output
-    assert re.search(r"Ridge +\$28,200 +\$26,000 to \$30,400 +−\$7,600", printed)
+    assert re.search(r"Ridge +\$28,200 ± \$2,200 +−\$7,600 ± \$1,400", printed)
     assert "24 trials each" in printed
     assert "−$9,000 to −$6,200" in Path("report.html").read_text(encoding="utf-8")
 

@@ -40,10 +40,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def value(number: float | None, unit: str = "") -> str:
-    """Four significant digits, fewer never and more only where the number is a large whole one.
+    """Four significant digits, more where the number is large; no cents where there are hundreds of dollars.
 
-    >>> value(0.0123456), value(20312.4), value(20312.4, "$"), value(1.5e-7), value(None)
-    ('0.01235', '20,312', '$20,312', '1.5e-07', '–')
+    >>> value(0.0123456), value(20312.4), value(-620.1, "$"), value(1.5e-7), value(None)
+    ('0.01235', '20,312', '−$620', '1.5e-07', '–')
     """
     if number is None or math.isnan(number):
         return "–"
@@ -51,7 +51,7 @@ def value(number: float | None, unit: str = "") -> str:
         return "∞" if number > 0 else "−∞"
     size = abs(number)
     if number == 0 or 1e-4 <= size < 1e15:
-        digits = 0 if size >= 1000 else 3 - math.floor(math.log10(size)) if size else 0
+        digits = 0 if size >= (100 if unit else 1000) else 3 - math.floor(math.log10(size)) if size else 0
         text = f"{size:,.{digits}f}"
     else:
         text = f"{size:.4g}"

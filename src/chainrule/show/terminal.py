@@ -76,16 +76,17 @@ class Screen:
 
     def reference(self, results: Mapping[str, Any]) -> None:
         """The committed figures of several models on several splits."""
-        grid = _grid("model", ">mean RMSE", ">95% interval", ">network less it")
+        unit = results["unit"]
+
+        def middle(found: Mapping[str, float]) -> str:
+            """The mean and half the width of its 95% interval, which is as wide to both sides."""
+            return f"{value(found['mean'], unit)} ± {value((found['high'] - found['low']) / 2, unit)}"
+
+        grid = _grid("model", ">mean RMSE ± 95%", ">network less it")
         for entry in results["models"]:
             less = entry.get("network_minus_it")
-            grid.add_row(
-                entry["name"],
-                value(entry["mean"], results["unit"]),
-                f"{value(entry['low'], results['unit'])} to {value(entry['high'], results['unit'])}",
-                value(less["mean"], results["unit"]) if less else "",
-                style="" if less else "bold green",
-            )
+            cells = entry["name"], middle(entry), middle(less) if less else ""
+            grid.add_row(*cells, style="" if less else "bold green")
         splits = f"{len(results['splits'])} splits"
         self._section(splits.capitalize(), Text(outcome.reference_note(results), style="dim"), grid, Text())
 
