@@ -19,6 +19,7 @@ from chainrule.nn.activations import (
     softplus,
     tanh,
 )
+from chainrule.nn.attention import scaled_dot_product_attention
 from chainrule.nn.class_losses import cross_entropy, nll_loss
 from chainrule.nn.dropout import dropout
 from chainrule.nn.embedding import check_range, embedding
@@ -56,6 +57,7 @@ __all__ = [
     "one_hot",
     "poisson_nll_loss",
     "relu",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
