@@ -1,0 +1,1 @@
+"""The native backend: a schedule as machine code for this processor, through LLVM."""

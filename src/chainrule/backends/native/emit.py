@@ -1,0 +1,407 @@
+"""LLVM assembly as text: values, functions, loops, vectors.
+
+Text is several times quicker to make than objects are, and `show("llvm")` is what was written here.
+An index is a Python int as long as it is known, a `Value` otherwise; arithmetic on ints happens in Python.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+INDEX = "i64"
+POINTER = "ptr"
+SCALARS = {
+    "float32": "float", "float64": "double", "bool": "i8",
+    "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
+    "uint8": "i8", "uint16": "i16", "uint32": "i32", "uint64": "i64",
+}  # fmt: skip
+"""dtype → LLVM's type in memory; in registers a bool is i1."""
+
+
+class Value(NamedTuple):
+    """Something computed: its name or constant text, and its LLVM type."""
+
+    text: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.text}"
+
+
+Index = int | Value
+
+
+def vector(scalar: str, lanes: int) -> str:
+    """``<lanes x scalar>``; the scalar itself for one lane."""
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def scalar_of(type_: str) -> str:
+    """The element type of a vector, a scalar itself."""
+    return type_.rpartition(" ")[2].rstrip(">") if type_.startswith("<") else type_
+
+
+def lanes_of(type_: str) -> int:
+    """Elements in a value of this type."""
+    return int(type_[1:].split(" ", 1)[0]) if type_.startswith("<") else 1
+
+
+def register_type(dtype: Any, lanes: int) -> str:
+    """The type of `lanes` elements of a dtype in a register."""
+    name = np.dtype(dtype).name
+    return vector("i1" if name == "bool" else SCALARS[name], lanes)
+
+
+def literal(value: Any, type_: str) -> str:
+    """The text of a number, repeated over the lanes of a vector type."""
+    scalar = scalar_of(type_)
+    if scalar in ("float", "double"):
+        number = np.float32(value) if scalar == "float" else np.float64(value)
+        text = "0x" + struct.pack(">d", float(number)).hex().upper()
+    elif scalar == "i1":
+        text = "true" if value else "false"
+    else:
+        text = str(int(value))
+    return text if scalar == type_ else f"splat ({scalar} {text})"
+
+
+def constant(value: Any, type_: str) -> Value:
+    """A number as a value, repeated over the lanes of a vector type."""
+    return Value(literal(value, type_), type_)
+
+
+class Module:
+    """Functions, declarations and constants that are compiled together."""
+
+    def __init__(self, triple: str = "") -> None:
+        self.triple = triple
+        self.functions: dict[str, Function] = {}
+        self._declarations: dict[str, str] = {}
+        self._globals: dict[str, str] = {}
+
+    def declare(self, name: str, result: str, arguments: Sequence[str]) -> None:
+        """Make a function from elsewhere, such as an intrinsic, known."""
+        self._declarations.setdefault(name, f"declare {result} @{name}({', '.join(arguments)})")
+
+    def table(self, name: str, type_: str, entries: Iterable[str], align: int = 64) -> Value:
+        """A read-only array of constants; the same name is the same table."""
+        listed = [f"{type_} {entry}" for entry in entries]
+        self._globals.setdefault(
+            name,
+            f"@{name} = internal constant [{len(listed)} x {type_}] [{', '.join(listed)}], align {align}",
+        )
+        return Value(f"@{name}", POINTER)
+
+    def text(self) -> str:
+        """The whole module in LLVM's assembly language."""
+        parts = [f'target triple = "{self.triple}"' if self.triple else "", *self._globals.values()]
+        parts += [*(each.text() for each in self.functions.values()), *self._declarations.values()]
+        return "\n".join(part for part in parts if part) + "\n"
+
+
+class Function:
+    """A function while it is written. `arguments` are (name, type) pairs; it returns nothing, or `result`."""
+
+    def __init__(
+        self, module: Module, name: str, arguments: Sequence[tuple[str, str]], *,
+        result: str = "void", internal: bool = True, inline: bool = False,
+    ) -> None:  # fmt: skip
+        self.module, self.name, self.result = module, name, result
+        self.arguments = [Value(f"%{each}", type_) for each, type_ in arguments]
+        self._internal, self._inline = internal, inline
+        self._lines: list[str] = ["entry:"]
+        self._entry: list[str] = []
+        self._count = 0
+        self._label = "entry"
+        module.functions[name] = self
+
+    # -- writing ---------------------------------------------------------------------------------------------
+    def emit(self, type_: str, text: str) -> Value:
+        """A line whose result has a name."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._lines.append(f"  {name} = {text}")
+        return Value(name, type_)
+
+    def line(self, text: str) -> None:
+        """A line without a result."""
+        self._lines.append(f"  {text}")
+
+    def allocate(self, type_: str, count: int = 1, align: int = 64) -> Value:
+        """Memory on the stack, for the whole call."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._entry.append(f"  {name} = alloca [{count} x {type_}], align {align}")
+        return Value(name, POINTER)
+
+    def text(self) -> str:
+        """The function in LLVM's assembly language."""
+        head = "define internal" if self._internal else "define"
+        given = ", ".join(f"{type_} {name}" for name, type_ in self.arguments)
+        kind = "alwaysinline" if self._inline else "noinline"
+        lines = [self._lines[0], *self._entry, *self._lines[1:]]
+        return f"{head} {self.result} @{self.name}({given}) nounwind {kind} {{\n" + "\n".join(lines) + "\n}\n"
+
+    # -- control ---------------------------------------------------------------------------------------------
+    def label(self) -> str:
+        """A new name for a block."""
+        self._count += 1
+        return f"b{self._count}"
+
+    def start(self, label: str) -> None:
+        """What follows belongs to the block `label`."""
+        self._lines.append(f"{label}:")
+        self._label = label
+
+    def branch(self, label: str) -> None:
+        self.line(f"br label %{label}")
+
+    def branch_if(self, condition: Value, then: str, otherwise: str) -> None:
+        self.line(f"br i1 {condition.text}, label %{then}, label %{otherwise}")
+
+    def give_back(self, value: Value | None = None) -> None:
+        """The return instruction."""
+        self.line("ret void" if value is None else f"ret {value}")
+
+    def loop(
+        self, start: Index, stop: Index, step: int, carried: Sequence[Value],
+        body: Callable[[Index, list[Value]], Sequence[Value] | None],
+    ) -> list[Value]:  # fmt: skip
+        """``for i in range(start, stop, step): carried = body(i, carried)``; returns what is carried at last.
+
+        Runs not at all when start >= stop. A loop known to run once is written without a loop.
+        """
+        if isinstance(start, int) and isinstance(stop, int):
+            if start >= stop:
+                return list(carried)
+            if start + step >= stop:
+                return list(body(start, list(carried)) or [])
+            return self._loop_at_least_once(start, stop, step, carried, body)
+        before, enter, leave = self._label, self.label(), self.label()
+        self.branch_if(self.compare("slt", self.index(start), self.index(stop)), enter, leave)
+        self.start(enter)
+        results = self._loop_at_least_once(start, stop, step, carried, body)
+        last = self._label
+        self.branch(leave)
+        self.start(leave)
+        return [
+            self.emit(a.type, f"phi {a.type} [ {a.text}, %{before} ], [ {b.text}, %{last} ]")
+            for a, b in zip(carried, results, strict=True)
+        ]
+
+    def _loop_at_least_once(
+        self, start: Index, stop: Index, step: int, carried: Sequence[Value],
+        body: Callable[[Index, list[Value]], Sequence[Value] | None],
+    ) -> list[Value]:  # fmt: skip
+        before, head, leave = self._label, self.label(), self.label()
+        first, end = self.index(start), self.index(stop)
+        self.branch(head)
+        self.start(head)
+        self._count += 1
+        position = Value(f"%i{self._count}", INDEX)
+        phis = []
+        for each in carried:
+            self._count += 1
+            phis.append(Value(f"%c{self._count}", each.type))
+        slot = len(self._lines)  # the phis need values that are not known yet
+        new = list(body(position, list(phis)) or [])
+        following = self.emit(INDEX, f"add nsw nuw i64 {position.text}, {step}")
+        again = self.compare("slt", following, end)
+        last = self._label
+        self.branch_if(again, head, leave)
+        lines = [f"  {position.text} = phi i64 [ {first.text}, %{before} ], [ {following.text}, %{last} ]"]
+        lines += [
+            f"  {phi.text} = phi {phi.type} [ {each.text}, %{before} ], [ {after.text}, %{last} ]"
+            for phi, each, after in zip(phis, carried, new, strict=True)
+        ]
+        self._lines[slot:slot] = lines
+        self.start(leave)
+        return new
+
+    def if_then(self, condition: Value, body: Callable[[], None]) -> None:
+        """``if condition: body()``, for effects only."""
+        then, leave = self.label(), self.label()
+        self.branch_if(condition, then, leave)
+        self.start(then)
+        body()
+        self.branch(leave)
+        self.start(leave)
+
+    # -- indices ---------------------------------------------------------------------------------------------
+    def index(self, value: Index) -> Value:
+        """An index as a value."""
+        return constant(value, INDEX) if isinstance(value, int) else value
+
+    def add(self, a: Index, b: Index) -> Index:
+        """a + b for indices."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        if isinstance(b, int) and b == 0:
+            return a
+        if isinstance(a, int) and a == 0:
+            return b
+        return self.emit(INDEX, f"add nsw i64 {self.index(a).text}, {self.index(b).text}")
+
+    def mul(self, a: Index, b: Index) -> Index:
+        """a * b for indices."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one, int) and one in (0, 1):
+                return 0 if one == 0 else other
+        return self.emit(INDEX, f"mul nsw i64 {self.index(a).text}, {self.index(b).text}")
+
+    def smaller(self, a: Index, b: Index) -> Index:
+        """min(a, b) for indices."""
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        return self.intrinsic("llvm.smin.i64", INDEX, [self.index(a), self.index(b)])
+
+    # -- memory ----------------------------------------------------------------------------------------------
+    def at(self, pointer: Value, offset: Index, type_: str) -> Value:
+        """The address `offset` elements of a scalar type behind a pointer."""
+        if isinstance(offset, int) and offset == 0:
+            return pointer
+        return self.emit(POINTER, f"getelementptr inbounds {type_}, {pointer}, i64 {self.index(offset).text}")
+
+    def load(self, pointer: Value, type_: str, align: int | None = None) -> Value:
+        """A value of a (vector) type from memory, aligned as its elements unless more is promised."""
+        return self.emit(type_, f"load {type_}, {pointer}, align {align or _size(scalar_of(type_))}")
+
+    def store(self, value: Value, pointer: Value, align: int | None = None) -> None:
+        self.line(f"store {value}, {pointer}, align {align or _size(scalar_of(value.type))}")
+
+    def load_masked(self, pointer: Value, type_: str, mask: Value) -> Value:
+        """Lanes where the mask is set, 0 elsewhere; memory behind other lanes is not touched."""
+        return self.intrinsic(
+            f"llvm.masked.load.{mangled(type_)}.p0", type_,
+            [pointer, constant(_size(scalar_of(type_)), "i32"), mask, Value("zeroinitializer", type_)],
+        )  # fmt: skip
+
+    def store_masked(self, value: Value, pointer: Value, mask: Value) -> None:
+        alignment = constant(_size(scalar_of(value.type)), "i32")
+        self.intrinsic(
+            f"llvm.masked.store.{mangled(value.type)}.p0", "void", [value, pointer, alignment, mask]
+        )
+
+    def prefetch(self, pointer: Value, write: bool = False, locality: int = 3) -> None:
+        flags = [constant(int(write), "i32"), constant(locality, "i32"), constant(1, "i32")]
+        self.intrinsic("llvm.prefetch.p0", "void", [pointer, *flags])
+
+    # -- arithmetic ------------------------------------------------------------------------------------------
+    def binary(self, operation: str, a: Value, b: Value, flags: str = "") -> Value:
+        """``fadd``, ``fmul``, ``add``, ``and`` …"""
+        return self.emit(a.type, f"{operation} {flags + ' ' if flags else ''}{a}, {b.text}")
+
+    def compare(self, condition: str, a: Value, b: Value) -> Value:
+        """``fcmp`` for conditions such as "olt", "une" on floats; ``icmp`` ("slt", "eq") on integers."""
+        floating = scalar_of(a.type) in ("float", "double")
+        kind = "fcmp" if floating else "icmp"
+        return self.emit(vector("i1", lanes_of(a.type)), f"{kind} {condition} {a}, {b.text}")
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        return self.emit(a.type, f"select {condition}, {a}, {b}")
+
+    def convert(self, operation: str, value: Value, type_: str) -> Value:
+        """``sext``, ``fptrunc``, ``bitcast`` …"""
+        return value if value.type == type_ else self.emit(type_, f"{operation} {value} to {type_}")
+
+    def intrinsic(self, name: str, result: str, arguments: Sequence[Value]) -> Value:
+        """A call of a declared function; intrinsics are declared on the way."""
+        self.module.declare(name, result, [each.type for each in arguments])
+        return self.call(name, result, arguments)
+
+    def call(self, name: str, result: str, arguments: Sequence[Value], flags: str = "") -> Value:
+        given = ", ".join(map(str, arguments))
+        text = f"call {flags + ' ' if flags else ''}{result} @{name}({given})"
+        if result == "void":
+            self.line(text)
+            return Value("", "void")
+        return self.emit(result, text)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c, rounded once where the processor can."""
+        return self.intrinsic(f"llvm.fma.{mangled(a.type)}", a.type, [a, b, c])
+
+    # -- vectors ---------------------------------------------------------------------------------------------
+    def splat(self, value: Value, lanes: int) -> Value:
+        """A scalar repeated over all lanes."""
+        if lanes == 1:
+            return value
+        type_ = vector(value.type, lanes)
+        first = self.emit(type_, f"insertelement {type_} poison, {value}, i64 0")
+        return self.shuffle(first, Value("poison", type_), [0] * lanes)
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """Lanes of a and b, numbered through."""
+        type_ = vector(scalar_of(a.type), len(lanes))
+        chosen = "zeroinitializer" if not any(lanes) else f"<{', '.join(f'i32 {each}' for each in lanes)}>"
+        return self.emit(type_, f"shufflevector {a}, {b}, <{len(lanes)} x i32> {chosen}")
+
+    def extract(self, value: Value, lane: int) -> Value:
+        return self.emit(scalar_of(value.type), f"extractelement {value}, i64 {lane}")
+
+    def insert(self, value: Value, element: Value, lane: int) -> Value:
+        return self.emit(value.type, f"insertelement {value}, {element}, i64 {lane}")
+
+    def lane_numbers(self, lanes: int, scalar: str = INDEX) -> Value:
+        """0, 1, 2, …"""
+        type_ = vector(scalar, lanes)
+        return Value("0" if lanes == 1 else f"<{', '.join(f'{scalar} {k}' for k in range(lanes))}>", type_)
+
+    def mask_below(self, count: Index, lanes: int) -> Value:
+        """The lanes whose number is below `count`."""
+        if isinstance(count, int):
+            bits = ", ".join(f"i1 {'true' if k < count else 'false'}" for k in range(lanes))
+            return Value(f"<{bits}>", vector("i1", lanes))
+        return self.compare("slt", self.lane_numbers(lanes), self.splat(count, lanes))
+
+    def reduce(self, combiner: str, value: Value) -> Value:
+        """All lanes combined ("sum", "max", "min", "any", "all") into one scalar.
+
+        Floating sums are combined pairwise, lower half with upper half.
+        """
+        lanes = lanes_of(value.type)
+        while lanes > 1:
+            lanes //= 2
+            low = self.shuffle(value, Value("poison", value.type), range(lanes))
+            high = self.shuffle(value, Value("poison", value.type), range(lanes, 2 * lanes))
+            value = self.combine(combiner, low, high)
+        return self.extract(value, 0) if value.type.startswith("<") else value
+
+    def combine(self, combiner: str, a: Value, b: Value) -> Value:
+        """Two (vectors of) numbers combined as a reduction does it; NaN wins in "max" and "min"."""
+        floating = scalar_of(a.type) in ("float", "double")
+        if combiner == "sum":
+            return self.binary("fadd" if floating else "add", a, b)
+        if combiner in ("any", "all"):
+            return self.binary("or" if combiner == "any" else "and", a, b)
+        if floating:
+            first = self.compare("ogt" if combiner == "max" else "olt", a, b)
+            first = self.binary("or", first, self.compare("uno", a, a))
+        else:
+            first = self.compare("sgt" if combiner == "max" else "slt", a, b)
+        return self.select(first, a, b)
+
+
+def mangled(type_: str) -> str:
+    """How intrinsics name a type: ``v16f32``."""
+    names = {"float": "f32", "double": "f64"}
+    scalar = scalar_of(type_)
+    name = names.get(scalar, scalar)
+    return name if type_ == scalar else f"v{lanes_of(type_)}{name}"
+
+
+def _size(scalar: str) -> int:
+    return {"float": 4, "double": 8, "ptr": 8, "i1": 1}.get(scalar) or int(scalar[1:]) // 8
+
+
+class Emitted(NamedTuple):
+    """What a kernel's function needs: how many units of work it has, and the bytes of scratch per thread."""
+
+    units: int
+    scratch: int = 0

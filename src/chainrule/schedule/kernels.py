@@ -1,0 +1,222 @@
+"""What a schedule is made of: buffers, accesses, scalar expressions, kernels.
+
+A kernel is a loop nest over elements whose accesses are affine: point (i, j, …) of the loop reads or writes
+element ``offset + Σ position × stride`` of a buffer. Two kinds do nearly all work: `Contraction`, a sum of
+products with whatever happens to each sum afterwards, and `Loops`, elementwise work and reductions that share
+their rows. What is neither (gather, scatter, sorting) is a `Special`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.graph import Array, Node
+from chainrule.types import Shape
+
+Strides = tuple[int, ...]
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+@dataclass(eq=False)
+class Buffer:
+    """An array in memory; shape and strides are in elements.
+
+    role   "input" and "output" are given by the caller, "constant" has a `value`, "temporary" lives in the
+           arena
+    slack  whole vectors may be read beyond the end of every row and of the array: the memory is ours. False
+           for arrays of the caller, which may end at the edge of a page
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape
+    strides: Strides
+    size: int
+    role: str = "temporary"
+    value: Array | None = None
+    slack: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """The elements of a buffer that a kernel visits: a stride for every axis of the kernel's loop.
+
+    overrun  for a target: whole vectors may be stored beyond the end of the lane axis (nobody reads those)
+    """
+
+    buffer: Buffer
+    offset: int
+    strides: Strides
+    overrun: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An array of some shape that lies in a buffer."""
+
+    buffer: Buffer
+    offset: int
+    shape: Shape
+    strides: Strides
+
+
+# -- scalar expressions --------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """One number of a loop's point, made from others.
+
+    op is the name of an elementwise primitive, whose `attributes` are those of its node, or one of
+      "constant"  attributes["value"], a NumPy scalar
+      "load"      attributes["access"]
+      "position"  attributes["axis"]: where the loop stands on that axis, as int64
+      "sum"       the accumulated sum of a Contraction
+      "result"    attributes["statement"]: the value of an earlier statement of the same kernel
+    Shared subexpressions are one object: a kernel computes each object once per point.
+    """
+
+    op: str
+    arguments: tuple[Expression, ...]
+    dtype: np.dtype[Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """One value that a kernel computes at every point, where it goes, and how points are combined.
+
+    value     the expression
+    target    where it is stored; None for a value that only later statements of the kernel use
+    combiner  "sum", "max", "min", "any", "all": the points along the axes `over` become one; None: each is
+              stored
+    over      axes that are combined (their stride in `target` is 0). All inner axes and no row axis: then the
+              result belongs to a row, and later statements may use it. Or row axes too: then it is complete
+              when the kernel ends, and no statement uses it
+    per_row   the value belongs to a row: it is computed once for all points of the inner axes, from loads
+              with stride 0 along them and results of other statements that belong to the row. A combined
+              value that is per_row is combined over row axes only
+    """
+
+    value: Expression
+    target: Access | None
+    combiner: str | None = None
+    over: tuple[int, ...] = ()
+    per_row: bool = False
+
+
+# -- kernels -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Loops:
+    """Elementwise work and reductions over one space.
+
+    The first `rows` axes are the rows. For every point of them the statements run in order, each over the
+    inner axes (unless it is `per_row`); a statement may use "result"s of earlier ones: elementwise at the
+    same point, or the row's combined value. `lane` is the axis to vectorise (of rows or inner ones): along it most
+    accesses have stride 1 or 0, any stride must work. An axis may have length 0 or 1. There may be no axis.
+    """
+
+    extents: Shape
+    rows: int
+    lane: int
+    statements: tuple[Statement, ...]
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """A sum of products, and statements about every sum.
+
+    The first `outputs` axes are those of the output, the others are summed over. left and right are read with
+    a stride per axis, 0 on axes they do not move along; both may move along an axis (batched products,
+    convolutions). A length may be 0. `lane` is the axis to vectorise: an output axis, along which `right`
+    moves and `left` does not, or a summed axis, along which both move.
+    The statements are elementwise over the output axes (combiner None) and use "sum", loads and "result"s of
+    earlier ones; their accesses have one stride per output axis.
+    """
+
+    extents: Shape
+    outputs: int
+    lane: int
+    left: Access
+    right: Access
+    statements: tuple[Statement, ...]
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Special:
+    """A primitive that is no nest: the name of its record, its node's attributes, operands and result."""
+
+    record: str
+    attributes: dict[str, Any]
+    operands: tuple[View, ...]
+    target: View
+    nodes: tuple[Node, ...] = ()
+
+
+Kernel = Loops | Contraction | Special
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Kernels in the order in which they run; where the caller's inputs and outputs lie."""
+
+    inputs: tuple[View, ...]
+    outputs: tuple[View, ...]
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Every buffer, once, in the order of first use."""
+        found: dict[Buffer, None] = {view.buffer: None for view in self.inputs}
+        for kernel in self.kernels:
+            found.update({place.buffer: None for place in places(kernel)})
+        found.update({view.buffer: None for view in self.outputs})
+        return tuple(found)
+
+
+# -- walking -------------------------------------------------------------------------------------------------
+def expressions(roots: Iterable[Expression]) -> Iterator[Expression]:
+    """Every expression that `roots` are made of, once, arguments first; results are not entered."""
+    seen: set[Expression] = set()
+
+    def walk(each: Expression) -> Iterator[Expression]:
+        if each not in seen:
+            seen.add(each)
+            for argument in each.arguments:
+                yield from walk(argument)
+            yield each
+
+    for root in roots:
+        yield from walk(root)
+
+
+def loads(kernel: Loops | Contraction) -> Iterator[Access]:
+    """Everything a kernel reads, in a fixed order."""
+    if isinstance(kernel, Contraction):
+        yield from (kernel.left, kernel.right)
+    for each in expressions(statement.value for statement in kernel.statements):
+        if each.op == "load":
+            yield each.attributes["access"]
+
+
+def targets(kernel: Loops | Contraction) -> Iterator[Access]:
+    """Everything a kernel writes, in a fixed order."""
+    for statement in kernel.statements:
+        if statement.target is not None:
+            yield statement.target
+
+
+def places(kernel: Kernel) -> tuple[Access | View, ...]:
+    """Every place in memory that a kernel touches, reads first: the pointer arguments of its function.
+
+    A kernel's function is ``void f(ptr place 0, …, ptr scratch, i64 first, i64 last)``: a pointer per place,
+    to its element at `offset`; memory for itself; and which of its units of work to do. Units are independent of
+    each other, so that threads can share them; a kernel that cannot be cut has one.
+    """
+    if isinstance(kernel, Special):
+        return (*kernel.operands, kernel.target)
+    return (*loads(kernel), *targets(kernel))
