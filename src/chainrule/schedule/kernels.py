@@ -114,8 +114,9 @@ class Loops:
 
     The first `rows` axes are the rows. For every point of them the statements run in order, each over the
     inner axes (unless it is `per_row`); a statement may use "result"s of earlier ones: elementwise at the
-    same point, or the row's combined value. `lane` is the axis to vectorise (of rows or inner ones): along it most
-    accesses have stride 1 or 0, any stride must work. An axis may have length 0 or 1. There may be no axis.
+    same point, or the row's combined value. `lane` is the axis to vectorise (of rows or inner ones): along it
+    most accesses have stride 1 or 0, any stride must work. An axis may have length 0 or 1. There may be no
+    axis.
     """
 
     extents: Shape
@@ -214,8 +215,8 @@ def places(kernel: Kernel) -> tuple[Access | View, ...]:
     """Every place in memory that a kernel touches, reads first: the pointer arguments of its function.
 
     A kernel's function is ``void f(ptr place 0, …, ptr scratch, i64 first, i64 last)``: a pointer per place,
-    to its element at `offset`; memory for itself; and which of its units of work to do. Units are independent of
-    each other, so that threads can share them; a kernel that cannot be cut has one.
+    to its element at `offset`; memory for itself; and which of its units of work to do. Units are independent
+    of each other, so that threads can share them; a kernel that cannot be cut has one.
     """
     if isinstance(kernel, Special):
         return (*kernel.operands, kernel.target)
