@@ -89,6 +89,15 @@ def _einsum(node: Node, operands: Sequence[Batched], size: int) -> Node:
     return _again(node, [each.node for each in operands], subscripts=f"{','.join(longer)}->{example}{output}")
 
 
+def _convolve(node: Node, operands: Sequence[Batched], size: int) -> Node:
+    x, w = operands
+    if w.many:  # every example has kernels of its own: they are groups
+        y = _again(node, [ops.moveaxis(x.spread(size), 0, 1), w.node])
+        return ops.moveaxis(y, 1, 0)
+    y = _again(node, [ops.reshape(x.node, (size * x.node.shape[1], *x.node.shape[2:])), w.node])
+    return ops.reshape(y, (size, *node.shape))
+
+
 def _gather(node: Node, operands: Sequence[Batched], size: int) -> Node:
     x, *indices = operands
     axis, ndim = node.attributes["axis"], max(len(_shape(each)) for each in indices)
@@ -128,6 +137,7 @@ RULES: dict[str, Rule] = {
     "permute_dims": _permute,
     "matmul": _matmul,
     "einsum": _einsum,
+    "convolve": _convolve,
     "gather": _gather,
     "scatter": _scatter,
 }

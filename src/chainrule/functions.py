@@ -13,10 +13,13 @@ from chainrule.primitive import Composite, Primitive
 from chainrule.primitives import REGISTRY
 from chainrule.tensor import Tensor
 
-# Records that only other records (or methods of Tensor) use.
+# Records that only other records, methods of Tensor or layers use.
 INTERNAL = frozenset(
-    {"arange_node", "getitem", "place", "scatter", "slice", "identity", "random_bits", "fold_in", "gather"}
-)
+    {
+        "arange_node", "convolve", "fold_in", "gather", "getitem", "identity", "place", "random_bits",
+        "scatter", "slice",
+    }
+)  # fmt: skip
 PUBLIC = tuple(sorted(name for name in REGISTRY if name not in INTERNAL and name != "stop_gradient"))
 
 

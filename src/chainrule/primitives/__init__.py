@@ -5,6 +5,7 @@ from __future__ import annotations
 from chainrule.primitive import Composite, Primitive
 from chainrule.primitives import (
     arrange,
+    convolution,
     elementwise,
     getitem,
     index,
@@ -23,7 +24,7 @@ FAMILIES: dict[str, tuple[Primitive | Composite, ...]] = {
     "statistics": statistics.RECORDS,
     "shape": shape.RECORDS,
     "arrangement": arrange.RECORDS,
-    "linear algebra": linalg.RECORDS,
+    "linear algebra": (*linalg.RECORDS, *convolution.RECORDS),
     "indexing": (*index.RECORDS, *getitem.RECORDS),
     "random": random.RECORDS,
 }
