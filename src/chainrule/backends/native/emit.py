@@ -96,6 +96,11 @@ class Module:
         )
         return Value(f"@{name}", POINTER)
 
+    def variable(self, name: str, type_: str, initial: str = "zeroinitializer") -> Value:
+        """A number that all functions of the module see and may change."""
+        self._globals.setdefault(name, f"@{name} = internal global {type_} {initial}")
+        return Value(f"@{name}", POINTER)
+
     def text(self) -> str:
         """The whole module in LLVM's assembly language."""
         parts = [f'target triple = "{self.triple}"' if self.triple else "", *self._globals.values()]
