@@ -17,6 +17,7 @@ from chainrule.nn.activations import (
 )
 from chainrule.nn.class_losses import CrossEntropyLoss, NLLLoss
 from chainrule.nn.containers import ModuleList, Residual, Sequential
+from chainrule.nn.convolution import Conv1d, Conv2d
 from chainrule.nn.dropout import Dropout
 from chainrule.nn.embedding import Embedding
 from chainrule.nn.linear import Flatten, Identity, Linear
@@ -30,15 +31,21 @@ from chainrule.nn.losses import (
 )
 from chainrule.nn.module import Module, observing
 from chainrule.nn.norm import BatchNorm1d, LayerNorm
+from chainrule.nn.pooling import AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from chainrule.nn.summaries import Row, Summary, summary
 from chainrule.tensor import Buffer, Parameter
 
 __all__ = [
     "ELU",
     "GELU",
+    "AdaptiveAvgPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "Buffer",
+    "Conv1d",
+    "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
@@ -51,6 +58,8 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "ModuleList",
     "NLLLoss",

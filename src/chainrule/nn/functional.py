@@ -21,6 +21,7 @@ from chainrule.nn.activations import (
 )
 from chainrule.nn.attention import scaled_dot_product_attention
 from chainrule.nn.class_losses import cross_entropy, nll_loss
+from chainrule.nn.convolution import conv1d, conv2d
 from chainrule.nn.dropout import dropout
 from chainrule.nn.embedding import check_range, embedding
 from chainrule.nn.linear import flatten, linear
@@ -33,13 +34,19 @@ from chainrule.nn.losses import (
     smooth_l1_loss,
 )
 from chainrule.nn.norm import batch_norm, layer_norm
+from chainrule.nn.pooling import adaptive_avg_pool2d, avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
 from chainrule.ops import as_node, ops
 from chainrule.origin import at_user_line
 from chainrule.tensor import Tensor
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
     "cross_entropy",
     "dropout",
     "elu",
@@ -52,6 +59,8 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "max_pool1d",
+    "max_pool2d",
     "mse_loss",
     "nll_loss",
     "one_hot",

@@ -111,9 +111,12 @@ def _convolve_type(x: Type, w: Type, **attributes: Any) -> Type:
     return Type((x.shape[0], *w.shape[: first - 1], *windows), promote_dtypes([x.dtype, w.dtype]))
 
 
-def _convolve(xp: Any, x: Any, w: Any, **attributes: Any) -> Any:
+def _convolve(
+    xp: Any, x: Any, w: Any, strides: Any, padding: Any, input_dilation: Any, kernel_dilation: Any
+) -> Any:
     """One matrix product: a row for each window with what it reads, a column for each output channel."""
-    first, axes = _opened(x, w, attributes)
+    first = x.ndim - len(strides)
+    axes = _axes(x.shape[first:], w.shape[first:], strides, padding, input_dilation, kernel_dilation)
     groups, (outputs, channels), kernel = w.shape[: first - 2], w.shape[first - 2 : first], w.shape[first:]
     batch, space, windows = x.shape[0], tuple(range(first, x.ndim)), tuple(axis.windows for axis in axes)
     # Channels behind space: then a window is copied in runs of channels, not element by element.
