@@ -266,6 +266,21 @@ class Function:
             return min(a, b)
         return self.intrinsic("llvm.smin.i64", INDEX, [self.index(a), self.index(b)])
 
+    def larger(self, a: Index, b: Index) -> Index:
+        """max(a, b) for indices."""
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        return self.intrinsic("llvm.smax.i64", INDEX, [self.index(a), self.index(b)])
+
+    def divide(self, a: Index, b: int) -> tuple[Index, Index]:
+        """a // b and a % b for an index that is not negative; by a known number that is a multiplication."""
+        if isinstance(a, int):
+            return divmod(a, b)
+        if b == 1:
+            return a, 0
+        quotient = self.emit(INDEX, f"udiv i64 {a.text}, {b}")
+        return quotient, self.emit(INDEX, f"urem i64 {a.text}, {b}")
+
     # -- memory ----------------------------------------------------------------------------------------------
     def at(self, pointer: Value, offset: Index, type_: str) -> Value:
         """The address `offset` elements of a scalar type behind a pointer."""
