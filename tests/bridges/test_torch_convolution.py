@@ -24,6 +24,7 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture(autouse=True)
 def double_precision() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
 
@@ -218,3 +219,21 @@ def test_networks_interchange_with_pytorch(build: Callable[[Any], Any]) -> None:
     for path, parameter in reference.named_parameters():
         assert_close(dict(model.named_parameters())[path].grad, parameter.grad, path)
         assert_close(gradients[path], parameter.grad, f"compiled {path}")
+
+
+def test_a_trainer_takes_the_steps_that_pytorch_takes() -> None:
+    """The reference network, a few steps of Adam: more would compare which ReLU flips first."""
+    model, reference = network(nn).double(), network(torch.nn)
+    model.load_state_dict(reference.state_dict())
+    images, labels = numbers(40, 1, 28, 28), np.arange(40) % 10
+    batches = np.random.default_rng(1).permutation(40).reshape(4, 10)
+    trainer = cr.Trainer(model, nn.CrossEntropyLoss(), cr.optim.Adam(lr=1e-3), backend="numpy")
+    trainer.run((images, labels), 4, batches=batches)
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3)
+    for rows in batches:
+        optimizer.zero_grad()
+        loss = torch.nn.CrossEntropyLoss()(reference(torch.tensor(images[rows])), torch.tensor(labels[rows]))
+        loss.backward()
+        optimizer.step()
+    for path, value in reference.state_dict().items():
+        assert_close(model.state_dict()[path], value, path)

@@ -81,7 +81,9 @@ def _along(
 ) -> Windows:
     span = (size - 1) * dilation + 1
     if 2 * padding > size:
-        raise RecipeError(f"{name}: padding = {padding} is more than half of kernel_size = {size}")
+        raise RecipeError(
+            f"{name}: padding = {padding} is more than half of kernel_size = {size}{at_user_line()}"
+        )
     room = extent + 2 * padding - span
     if room < 0 or not extent:
         raise ShapeError(
