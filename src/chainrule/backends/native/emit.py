@@ -345,7 +345,7 @@ class Function:
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, rounded once where the processor can."""
-        return self.intrinsic(f"llvm.fma.{mangled(a.type)}", a.type, [a, b, c])
+        return self.intrinsic(f"llvm.fmuladd.{mangled(a.type)}", a.type, [a, b, c])
 
     # -- vectors ---------------------------------------------------------------------------------------------
     def splat(self, value: Value, lanes: int) -> Value:
