@@ -1,0 +1,103 @@
+"""LLVM assembly → an object file's bytes → functions that can be called.
+
+The object is position-independent, so that its bytes can be kept on disk and loaded by any later process;
+loading takes about a millisecond. No pass pipeline runs over the assembly: the emitters write vector code as
+it shall run, and the pipeline would cost more time than everything else together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from chainrule.backends.native.target import Target
+
+_CODEGEN = 2
+"""Optimisation level of instruction selection, scheduling and register allocation."""
+
+
+def compile_object(text: str, target: Target) -> bytes:
+    """The object file of a module in LLVM's assembly language.
+
+    Raises RuntimeError, with LLVM's own words, for a module that breaks the rules of the language.
+    """
+    _, parsed = _parsed(text)
+    made: bytes = _machine(target).emit_object(parsed)
+    return made
+
+
+def assembly(text: str, target: Target) -> str:
+    """The same code as the processor's instructions, for people."""
+    _, parsed = _parsed(text)
+    made: str = _machine(target).emit_assembly(parsed)
+    return made
+
+
+class Code:
+    """An object file in the memory of this process. Its functions live as long as it does."""
+
+    def __init__(self, content: bytes, target: Target) -> None:
+        llvm, empty = _parsed("")
+        self._engine = llvm.create_mcjit_compiler(empty, _machine(target))
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Where the function `name` begins."""
+        found: int = self._engine.get_function_address(name)
+        if not found:
+            raise KeyError(f"the object has no function {name!r}")
+        return found
+
+    def function(self, name: str, *arguments: Any) -> Callable[..., None]:
+        """The function `name` with `arguments` of these ctypes; other Python threads go on while it runs."""
+        return ctypes.CFUNCTYPE(None, *arguments)(self.address(name))
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection inside.
+
+    Building makes many objects that live, and a search for dead ones takes longer than making them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def llvm_version() -> str:
+    """Which LLVM compiles."""
+    import llvmlite
+
+    return f"llvmlite {llvmlite.__version__}, LLVM {'.'.join(map(str, _llvm().llvm_version_info))}"
+
+
+@cache
+def _llvm() -> Any:
+    """llvmlite, ready to make code for this kind of processor."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+def _parsed(text: str) -> tuple[Any, Any]:
+    llvm = _llvm()
+    return llvm, llvm.parse_assembly(text)
+
+
+def _machine(target: Target) -> Any:
+    # A machine is never shared: an execution engine takes the one it is given over.
+    chosen = _llvm().Target.from_triple(target.triple)
+    return chosen.create_target_machine(
+        cpu=target.cpu, features=target.features, opt=_CODEGEN, reloc="pic", codemodel="default"
+    )

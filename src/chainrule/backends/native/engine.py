@@ -1,0 +1,130 @@
+"""Schedules and graphs as native code that runs.
+
+A `Program` is a schedule compiled and loaded, with the memory it needs. Every call has an arena of its own,
+so that several Python threads can be inside at once; the interpreter is free to run others meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from chainrule.backends.native import arena
+from chainrule.backends.native.build import Code, assembly, collection_paused, compile_object
+from chainrule.backends.native.cache import Cache, fingerprint
+from chainrule.backends.native.calling import Frame, Input, Output, array_at, fresh
+from chainrule.backends.native.emit import Emitted
+from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step
+from chainrule.backends.native.target import Target, host
+from chainrule.errors import GraphError
+from chainrule.graph import Array
+from chainrule.schedule.kernels import Schedule, View
+from chainrule.schedule.memory import CONSTANTS, GIVEN, Region, guarded_block, plan
+
+EMITTERS: Mapping[type, Emitter] = {}
+"""What writes the function of each kind of kernel."""
+
+
+class Program:
+    """A schedule made ready to run: arrays for its inputs in, fresh read-only arrays for its outputs out.
+
+    target    what the code is made for; this machine, if not given
+    guarded   every array has pages of its own between pages that nobody may touch: an access out of bounds
+              ends the process. For tests; also chosen by CHAINRULE_GUARDED=1
+    emitters  what writes the kernels' functions
+    """
+
+    def __init__(
+        self, schedule: Schedule, target: Target | None = None, *, guarded: bool | None = None,
+        emitters: Mapping[type, Emitter] = EMITTERS,
+    ) -> None:  # fmt: skip
+        self.schedule = schedule
+        self.target = host() if target is None else target
+        self.guarded = os.environ.get("CHAINRULE_GUARDED") == "1" if guarded is None else guarded
+        self._emitters = emitters
+        with collection_paused():
+            self.plan = plan(schedule, self.guarded)
+            self.functions = distinct(schedule)
+            self.emitted, self.code = self._built()
+        scratch = max((each.scratch for each in self.emitted), default=0)
+        self._scratch = guarded_block(scratch) if self.guarded else Region(scratch)
+        self._constants = self._filled_constants()
+        self._run = self.code.function("run", ctypes.c_void_p)
+        self._inputs = [Input(view, self.plan) for view in schedule.inputs]
+        self._outputs = [Output(view, self.plan) for view in schedule.outputs]
+        self._fresh = [
+            (GIVEN + number, buffer)
+            for number, buffer in enumerate(self.plan.given)
+            if buffer.role == "output"
+        ]
+        self._frames: list[Frame] = []
+
+    # -- making ----------------------------------------------------------------------------------------------
+    def emit(self) -> Step:
+        """The code as LLVM assembly, written anew."""
+        return emit_step(self.schedule, self.functions, self.plan, self.target, self._emitters)
+
+    def _built(self) -> tuple[tuple[Emitted, ...], Code]:
+        """What is kept on disk from an earlier time, or else is compiled now."""
+        cache, key = Cache(), self._key()
+        kept = cache.load(key)
+        if kept is not None:
+            return tuple(Emitted(*each) for each in kept.facts), Code(kept.content, self.target)
+        made = self.emit()
+        content = compile_object(made.module.text(), self.target)
+        cache.store(key, made.emitted, content)
+        return made.emitted, Code(content, self.target)
+
+    def _key(self) -> str:
+        """The same for the same code: what is computed where, for which processor, and who writes it."""
+        writers = [f"{each.__module__}.{each.__qualname__}" for each in self._emitters.values()]
+        calls = calls_text(self.schedule, self.functions, self.plan)
+        return sha256("\n".join([fingerprint(), *writers, str(self.target), calls]).encode()).hexdigest()
+
+    def _filled_constants(self) -> Array:
+        memory = arena.allocate(self.plan.constants)
+        for buffer, place in self.plan.places.items():
+            if place.slot == CONSTANTS:
+                whole = View(buffer, 0, buffer.shape, buffer.strides)
+                array_at(memory, whole, place.offset)[...] = buffer.value
+        return memory
+
+    # -- running ---------------------------------------------------------------------------------------------
+    def __call__(self, values: Sequence[Any]) -> list[Array]:
+        if len(values) != len(self._inputs):
+            raise GraphError(f"the graph has {len(self._inputs)} inputs but was given {len(values)} values")
+        arrays = [each.checked(value) for each, value in zip(self._inputs, values, strict=True)]
+        try:
+            frame = self._frames.pop()  # atomic, so that threads need no lock
+        except IndexError:
+            frame = Frame(self.plan, self._constants, self._scratch)
+        try:
+            return self._call(frame, arrays)
+        finally:
+            frame.release()
+            self._frames.append(frame)
+
+    def _call(self, frame: Frame, arrays: Sequence[Array]) -> list[Array]:
+        if self.guarded:
+            arena.poison(frame.memory[0], self.plan.arena)
+        for each, array in zip(self._inputs, arrays, strict=True):
+            each.hand_over(array, frame)
+        for slot, buffer in self._fresh:
+            frame.set(slot, fresh(buffer))
+        self._run(frame.table)
+        if self.guarded:
+            arena.check_fronts(frame.memory[0], self.plan.arena)
+        return [each.taken(frame) for each in self._outputs]
+
+    # -- showing ---------------------------------------------------------------------------------------------
+    def show(self, what: str) -> str:
+        """As text: "llvm" (what is compiled), "asm" (what runs)."""
+        match what:
+            case "llvm":
+                return self.emit().module.text()
+            case "asm":
+                return assembly(self.emit().module.text(), self.target)
+        raise ValueError(f"the native backend can show only 'llvm' and 'asm', not {what!r}")
