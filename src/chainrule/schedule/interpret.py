@@ -49,7 +49,8 @@ _REDUCE: dict[str, np.ufunc] = {
 
 def interpret(schedule: Schedule, inputs: Sequence[Any]) -> list[Array]:
     """The outputs of a schedule for values of its inputs, in fresh memory; errors as in `run_kernel`."""
-    memory = {buffer: _fresh(buffer) for buffer in schedule.buffers}
+    memory = {buffer: _fresh(buffer) for buffer in schedule.buffers if buffer.home is None}
+    memory |= {buffer: memory[buffer.home] for buffer in schedule.buffers if buffer.home is not None}
     for view, value in zip(schedule.inputs, inputs, strict=True):
         array = np.asarray(value)
         if (array.shape, array.dtype) != (view.shape, view.buffer.dtype):

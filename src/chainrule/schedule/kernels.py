@@ -20,13 +20,18 @@ from chainrule.types import Shape
 Strides = tuple[int, ...]
 
 
+class Unsupported(Exception):
+    """A graph has something for which there is no kernel; the message names it and the user's line."""
+
+
 # -- memory --------------------------------------------------------------------------------------------------
 @dataclass(eq=False)
 class Buffer:
     """An array in memory; shape and strides are in elements.
 
     role   "input" and "output" are given by the caller, "constant" has a `value`, "temporary" lives in the
-           arena
+           arena, and so does "state", which keeps its value from run to run
+    home   the buffer in whose memory this one lies: the new value of a state that takes the place of the old
     slack  whole vectors may be read beyond the end of every row and of the array: the memory is ours. False
            for arrays of the caller, which may end at the edge of a page
     """
@@ -39,6 +44,7 @@ class Buffer:
     role: str = "temporary"
     value: Array | None = None
     slack: bool = True
+    home: Buffer | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,488 @@
+"""Fusion: which nodes are computed together, in one kernel.
+
+Nodes are visited in their order. A node joins the group that computes its last operand, if it can be computed
+there at the same point of the loop; or a later group that reads an operand of its anyway. An elementwise node
+that can join nowhere waits: whoever needs its value first computes it. So an optimizer's update of a weight,
+the norm of its gradient and everything these need is one loop; bias and activation belong to their product.
+
+Groups are in an order in which they can run: a node is never in an earlier group than its operands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from chainrule.graph import Graph, Node
+from chainrule.nest import Nest, multiplied, nest_of
+from chainrule.schedule.views import (
+    ALIASES,
+    Axes,
+    aligned,
+    axes_behind,
+    axes_through,
+    base_of,
+    is_view,
+)
+
+REDUCTIONS = frozenset(("sum", "max", "min", "any", "all"))
+SMALL = 4096
+"""Elements up to which a loop that combines everything may go on with the result."""
+LARGEST = 64
+"""Nodes of a group: a longer body would not stay in registers, and takes long to compile."""
+CHEAP = frozenset(("add", "subtract", "multiply", "negative", "astype", "where", "equal", "iota"))
+"""Computed again in every kernel that needs it, where it is made of inputs alone."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes of one kernel.
+
+    kind      "loops"; "contraction": a sum of products first; "single": a node that stands alone
+    extents   of the kernel's axes; for a contraction those of the output
+    axes      the axes of every member, and of what members read from elsewhere (`loaded`)
+    over      for every reduction the axes it combines; `inside`: the axes of its operand
+    rows      the axes that are rows, once a member has used the result of a reduction
+    product   the contraction itself; `summed`: axes of its output that are summed over as well
+    """
+
+    index: int
+    kind: str
+    extents: list[int]
+    members: dict[Node, None] = field(default_factory=dict)
+    axes: dict[Node, Axes] = field(default_factory=dict)
+    loaded: dict[Node, Axes] = field(default_factory=dict)
+    over: dict[Node, frozenset[int]] = field(default_factory=dict)
+    inside: dict[Node, Axes] = field(default_factory=dict)
+    rows: frozenset[int] | None = None
+    product: Node | None = None
+    summed: tuple[int, ...] = ()
+
+    def axes_of(self, node: Node) -> Axes | None:
+        """The axes along which a value runs here; None for one that is not known here."""
+        for known in (self.axes, self.loaded):
+            if node in known:
+                return known[node]
+        if is_view(node):
+            inner = self.axes_of(node.operands[0])
+            return None if inner is None else axes_through(node, inner)
+        return None
+
+    @property
+    def every(self) -> frozenset[int]:
+        return frozenset(range(len(self.extents)))
+
+
+def contraction_of(node: Node) -> Nest | None:
+    """The nest of a node that is a sum of products of two operands; None for any other."""
+    if node.primitive is None or node.primitive.nest is None or len(node.operands) != 2:
+        return None
+    nest = nest_of(node.primitive, *(each.type for each in node.operands), **node.attributes)
+    if nest is None or nest.body is not multiplied or nest.combiner != "sum" or len(nest.reads) != 2:
+        return None
+    return nest
+
+
+class Grouping:
+    """The groups of a graph. `groups` is in the order in which they run."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.groups: list[Group] = []
+        self.home: dict[Node, Group] = {}
+        self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
+        self.readers: dict[Node, list[Group]] = {}
+        self.users = users_of(graph)
+        self._scalars: Group | None = None
+        ordered, self._late = _inputs_first(graph)
+        for node in ordered:
+            if node.primitive is not None and not is_view(node):
+                self._visit(node)
+        for node in graph.outputs:
+            self._settle(base_of(node))
+
+    # -- one node after the other --------------------------------------------------------------------------
+    def _visit(self, node: Node) -> None:
+        assert node.primitive is not None
+        elementwise = node.primitive.elementwise or node.name == "iota"
+        if node.name in REDUCTIONS:
+            if not (self._summed_product(node) or self._joined(node)):
+                self._reduce_alone(node)
+        elif elementwise:
+            self._visit_elementwise(node)
+        elif contraction_of(node) is not None:
+            self._settle_operands(node)
+            self._contract(node)
+        else:
+            self._settle_operands(node)
+            self._new("single", list(node.shape), node, tuple(range(node.ndim)))
+
+    def _visit_elementwise(self, node: Node) -> None:
+        """Join a group or wait. What waits on purpose:
+
+        Comparisons, which are cheaper to repeat than to store. Numbers that depend on the network, such as
+        the norm of all gradients: they are summed up in one kernel when the last is known.
+        """
+        if node.size == 1 and node.name != "iota" and node not in self._late:
+            if not self._joined(node):
+                self._alone(node)
+            self._scalars = self.home[node]
+            return
+        if node.size > 1:
+            for operand in map(base_of, node.operands):
+                if operand.size == 1:
+                    self._settle(operand)
+        waits = node.dtype.kind == "b" or node.size == 1 or self._is_needed_backward(node)
+        if waits or not self._joined(node):
+            self.waiting[node] = self._needs(node)
+
+    def _is_needed_backward(self, node: Node) -> bool:
+        """True for a derivative of values of the forward pass that are kept anyway, such as 1 - tanh²."""
+        if not all(origin.role == "pullback" for origin in node.origins) or not node.origins:
+            return False
+        return all(
+            base.primitive is None or base in self.waiting or self._is_kept_anyway(base)
+            for base in map(base_of, node.operands)
+        )
+
+    def _is_kept_anyway(self, node: Node) -> bool:
+        forward = any(origin.role == "forward" for origin in node.origins)
+        return forward and any(contraction_of(user) is not None for user in self.users[node])
+
+    def _needs(self, node: Node) -> int:
+        """The index of the last group that has to run before `node` can be computed."""
+        return max((self._position(base_of(each)) for each in node.operands), default=-1)
+
+    def _position(self, node: Node) -> int:
+        if node in self.home:
+            return self.home[node].index
+        return self.waiting.get(node, -1)
+
+    # -- joining -------------------------------------------------------------------------------------------
+    def _joined(self, node: Node) -> bool:
+        """Put `node` into an existing group, if it fits into one."""
+        needs = self._needs(node)
+        return any(self._try(group, node) for group in self._candidates(node, needs))
+
+    def _candidates(self, node: Node, needs: int) -> Iterable[Group]:
+        if needs >= 0:
+            yield self.groups[needs]
+        if node.size == 1 and self._scalars is not None and self._scalars.index > needs:
+            yield self._scalars
+        later: dict[Group, None] = {}
+        for operand in node.operands:
+            if operand.size == max(each.size for each in node.operands) and operand.size > 1:
+                later.update(dict.fromkeys(self.readers.get(operand, ())))
+        yield from (
+            each
+            for each in sorted(later, key=lambda g: -g.index)
+            if each.index > needs and each.kind == "loops"
+        )
+
+    def _try(self, group: Group, node: Node) -> bool:
+        if group.kind == "single" or len(group.members) >= LARGEST:
+            return False
+        if group.kind == "contraction" and not _may_follow_product(group, node):
+            return False
+        joining = _Joining(self, group)
+        if not joining.add(node):
+            return False
+        joining.commit()
+        return True
+
+    # -- new groups ----------------------------------------------------------------------------------------
+    def _new(self, kind: str, extents: Sequence[int], node: Node, axes: Axes) -> Group:
+        group = Group(len(self.groups), kind, list(extents))
+        self.groups.append(group)
+        group.members[node] = None
+        group.axes[node] = axes
+        self.home[node] = group
+        return group
+
+    def _contract(self, node: Node) -> None:
+        axes = tuple(None if extent == 1 else axis for axis, extent in enumerate(node.shape))
+        self._new("contraction", node.shape, node, axes).product = node
+
+    def _alone(self, node: Node) -> None:
+        """A loop group of its own for an elementwise node, and for what it waited for."""
+        group = Group(len(self.groups), "loops", [extent for extent in node.shape if extent != 1])
+        count = iter(range(len(group.extents)))
+        axes = tuple(None if extent == 1 else next(count) for extent in node.shape)
+        self.groups.append(group)
+        joining = _Joining(self, group)
+        if not joining.add(node, axes):  # something it waits for does not run along these axes
+            self.groups.pop()
+            self._settle_operands(node)
+            group.index = len(self.groups)
+            self.groups.append(group)
+            joining = _Joining(self, group)
+            joined = joining.add(node, axes)
+            assert joined
+        joining.commit()
+
+    def _reduce_alone(self, node: Node) -> None:
+        operand = node.operands[0]
+        group = Group(len(self.groups), "loops", [extent for extent in operand.shape if extent != 1])
+        self.groups.append(group)
+        count = iter(range(len(group.extents)))
+        axes = tuple(None if extent == 1 else next(count) for extent in operand.shape)
+        joining = _Joining(self, group)
+        joining.suggested[operand] = axes
+        if not joining.add(node):
+            self.groups.pop()
+            self._settle(base_of(operand))
+            group.index = len(self.groups)
+            self.groups.append(group)
+            joining = _Joining(self, group)
+            joining.suggested[operand] = axes
+            joined = joining.add(node)
+            assert joined
+        joining.commit()
+
+    def _settle(self, node: Node) -> None:
+        """Make sure that somebody computes and stores `node`."""
+        if node in self.waiting and node not in self.home:
+            self._alone(node)
+
+    def _settle_operands(self, node: Node) -> None:
+        for each in node.operands:
+            self._settle(base_of(each))
+
+    def _summed_product(self, node: Node) -> bool:
+        """A sum over axes of a contraction's output is a part of it, if nobody else uses that output."""
+        product = base_of(node.operands[0])
+        group = self.home.get(product)
+        if node.name != "sum" or group is None or group.product is not product or len(group.members) != 1:
+            return False
+        axes = group.axes_of(node.operands[0])
+        if axes is None or len(self.users[product]) != 1 or product in self.graph.outputs or group.summed:
+            return False
+        if node.dtype != product.dtype or node.size == 1 or node.operands[0].size != product.size:
+            return False
+        kept = _reduced_axes(node, axes)
+        group.summed = tuple(a for axis in node.attributes["axis"] if (a := axes[axis]) is not None)
+        group.members = {node: None}
+        group.axes = {node: kept}
+        self.home[node] = group
+        return True
+
+
+class _Joining:
+    """What would change if a node joined a group; nothing changes before `commit`."""
+
+    def __init__(self, grouping: Grouping, group: Group) -> None:
+        self.grouping, self.group = grouping, group
+        self.axes: dict[Node, Axes] = {}
+        self.loaded: dict[Node, Axes] = {}
+        self.over: dict[Node, frozenset[int]] = {}
+        self.inside: dict[Node, Axes] = {}
+        self.rows = group.rows
+        self.extents = list(group.extents)
+        self.suggested: dict[Node, Axes] = {}
+
+    def add(self, node: Node, axes: Axes | None = None) -> bool:
+        """Find the axes of `node` and of everything it waited for; False when it does not fit."""
+        if node.name in REDUCTIONS:
+            return self._add_reduction(node)
+        chosen = self._elementwise_axes(node) if axes is None else axes
+        if chosen is None:
+            return False
+        self.axes[node] = chosen
+        return all(self._add_operand(each, aligned(chosen, each.shape)) for each in node.operands)
+
+    def commit(self) -> None:
+        grouping, group = self.grouping, self.group
+        group.extents[:] = self.extents
+        group.rows = self.rows
+        group.axes.update(self.axes)
+        group.over.update(self.over)
+        group.inside.update(self.inside)
+        for node in sorted(self.axes, key=lambda each: each.serial):
+            group.members[node] = None
+            if not grouping_keeps_waiting(grouping, node):
+                grouping.home[node] = group
+                grouping.waiting.pop(node, None)
+        for node, axes in self.loaded.items():
+            group.loaded[node] = axes
+            grouping.readers.setdefault(node, []).append(group)
+
+    # -- axes ------------------------------------------------------------------------------------------------
+    def _axes_of(self, node: Node) -> Axes | None:
+        if node in self.axes:
+            return self.axes[node]
+        known = self.group.axes_of(node)
+        if known is None and is_view(node):
+            inner = self._axes_of(node.operands[0])
+            return None if inner is None else axes_through(node, inner)
+        return known if known is not None else self.suggested.get(node)
+
+    def _elementwise_axes(self, node: Node) -> Axes | None:
+        """One axis of the group for every axis of `node`; None where its operands disagree."""
+        axes: list[int | None] = [None] * node.ndim
+        for operand in node.operands:
+            known = self._axes_of(operand)
+            if known is None:
+                continue
+            for k in range(1, operand.ndim + 1):
+                axis = known[-k]
+                if axis is None or operand.shape[-k] == 1:
+                    continue
+                if axes[-k] not in (None, axis) or node.shape[-k] != self.extents[axis]:
+                    return None
+                axes[-k] = axis
+        used = {axis for axis in axes if axis is not None}
+        if len(used) != sum(axis is not None for axis in axes):
+            return None  # a diagonal
+        for k, extent in enumerate(node.shape):
+            if extent != 1 and axes[k] is None:
+                axes[k] = self._another_axis(extent, used)
+                if axes[k] is None:
+                    return None
+                used.add(axes[k])  # type: ignore[arg-type]
+        return tuple(axes)
+
+    def _another_axis(self, extent: int, used: set[int]) -> int | None:
+        """An axis along which no operand moves so far: one that is there, else a new inner one."""
+        for axis, length in enumerate(self.extents):
+            if axis not in used and length == extent:
+                return axis
+        if self.group.kind != "loops":
+            return None
+        everything = frozenset(range(len(self.extents)))
+        if self.rows not in (None, everything) or (self.rows is None and (self.group.over or self.over)):
+            return None
+        self.rows = everything
+        self.extents.append(extent)
+        return len(self.extents) - 1
+
+    # -- operands --------------------------------------------------------------------------------------------
+    def _add_operand(self, operand: Node, axes: Axes) -> bool:
+        """Make an operand available along `axes`: from the group, from what waits, or from memory."""
+        base = base_of(operand)
+        if base in self.group.axes or base in self.axes:
+            known = self._axes_of(operand)
+            if known is None or any(
+                a != b for a, b, n in zip(known, axes, operand.shape, strict=True) if n != 1 and a is not None
+            ):
+                return False
+            return self._usable(base)
+        if base in self.grouping.waiting:
+            behind = self._axes_behind(operand, axes)
+            if behind is None:
+                return False
+            return self.add(base, behind)
+        if base in self.grouping.home and self.grouping.home[base].index >= self.group.index:
+            return False
+        if operand.size > 1:
+            self.loaded.setdefault(operand, axes)
+        return True
+
+    def _axes_behind(self, node: Node, axes: Axes) -> Axes | None:
+        while is_view(node):
+            behind = axes_behind(node, axes)
+            if behind is None:
+                return None
+            node, axes = node.operands[0], behind
+        return axes
+
+    # -- reductions ------------------------------------------------------------------------------------------
+    def _add_reduction(self, node: Node) -> bool:
+        operand = node.operands[0]
+        axes = self._axes_of(operand)
+        if axes is None or self.group.kind != "loops":
+            return False
+        if any(extent != 1 and axis is None for axis, extent in zip(axes, operand.shape, strict=True)):
+            return False
+        over_axes = frozenset(a for axis in node.attributes["axis"] if (a := axes[axis]) is not None)
+        if any(self.extents[axis] == 0 for axis in over_axes) and self.group.members:
+            return False
+        if not self._add_operand(operand, axes) or not self._can_combine(over_axes):
+            return False
+        self.axes[node] = _reduced_axes(node, axes)
+        self.over[node], self.inside[node] = over_axes, axes
+        return True
+
+    def _can_combine(self, over: frozenset[int]) -> bool:
+        everything = frozenset(range(len(self.extents)))
+        if self.rows is not None:
+            return over >= everything - self.rows
+        others = [*self.group.over.values(), *self.over.values(), over]
+        smallest = min(others, key=len)
+        return all(each >= smallest for each in others)
+
+    def _usable(self, base: Node) -> bool:
+        """True for a value that is complete while the loop runs; a combined one must belong to a row."""
+        over = self.group.over.get(base)
+        over = self.over.get(base) if over is None else over
+        if not over:
+            return over is None or len(over) == 0
+        everything = frozenset(range(len(self.extents)))
+        rows = everything - over
+        if not rows and math.prod(self.extents) > SMALL:
+            return False  # as one row, a long loop could not be shared by threads
+        if self.rows is None:
+            others = [*self.group.over.values(), *self.over.values()]
+            if not all(each >= over for each in others):
+                return False
+            self.rows = rows
+            return True
+        return self.rows == rows
+
+
+def grouping_keeps_waiting(grouping: Grouping, node: Node) -> bool:
+    """True for what is cheap and made of inputs: every kernel that needs it computes it again."""
+    if node not in grouping.waiting or node in grouping.graph.outputs or len(grouping.users[node]) < 2:
+        return False
+    if node.size == 1:
+        return False
+    leaves = all(base_of(each).primitive is None for each in node.operands)
+    return node.dtype.kind == "b" or (leaves and node.name in CHEAP)
+
+
+def users_of(graph: Graph) -> dict[Node, set[Node]]:
+    """For every node that is no view, who uses its value, directly or through views; outputs use too."""
+    users: dict[Node, set[Node]] = {node: set() for node in graph.nodes}
+    for node in graph.nodes:
+        if not is_view(node):
+            for operand in node.operands:
+                users[base_of(operand)].add(node)
+    for node in graph.outputs:
+        users[base_of(node)].add(node)
+    return users
+
+
+def _inputs_first(graph: Graph) -> tuple[list[Node], set[Node]]:
+    """The nodes in order, but what needs no contraction comes first: step counts, learning rates, masks.
+
+    And the set of the others.
+    """
+    late: set[Node] = set()
+    for node in graph.nodes:
+        if contraction_of(node) is not None or any(each in late for each in node.operands):
+            late.add(node)
+    early = [node for node in graph.nodes if node not in late]
+    return early + [node for node in graph.nodes if node in late], late
+
+
+def _may_follow_product(group: Group, node: Node) -> bool:
+    """Elementwise work on the whole output may; updates of parameters do not.
+
+    An update reads and writes several arrays as large as the weight: it gains nothing from registers that the
+    product needs.
+    """
+    assert group.product is not None
+    primitive = node.primitive
+    if primitive is None or not primitive.elementwise or primitive.name in ALIASES:
+        return False
+    size = 1
+    for axis, extent in enumerate(group.extents):
+        size *= 1 if axis in group.summed else extent
+    return node.size == size and not any(origin.role == "update" for origin in node.origins)
+
+
+def _reduced_axes(node: Node, axes: Axes) -> Axes:
+    gone = set(node.attributes["axis"])
+    if node.attributes["keepdims"]:
+        return tuple(None if k in gone else axis for k, axis in enumerate(axes))
+    return tuple(axis for k, axis in enumerate(axes) if k not in gone)

@@ -1,0 +1,155 @@
+"""Where arrays lie: layouts of buffers, and views of them.
+
+What a permutation, a slice or a reshape does to strides is asked of NumPy, on a probe without memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from chainrule.graph import Node
+from chainrule.schedule.kernels import Strides, View
+from chainrule.types import Shape
+
+ALIASES = frozenset(("identity", "stop_gradient", "positive"))
+"""Elementwise primitives whose value is their operand's."""
+VIEWS = frozenset(("permute_dims", "reshape", "broadcast_to", "slice", "flip")) | ALIASES
+"""Primitives that move elements without changing them, such that strides can express it."""
+ROW = 16
+"""Rows of our own arrays are padded to a multiple of this many elements: a vector of the widest target."""
+_SPARSE = 8
+_WAY = 1024
+
+Axes = tuple[int | None, ...]
+"""For every axis of an array the axis of a kernel along which it runs; None where it has length 1 or does not
+move."""
+
+
+def is_view(node: Node) -> bool:
+    """True for a node that shows its operand's elements."""
+    return node.primitive is not None and node.primitive.name in VIEWS
+
+
+def base_of(node: Node) -> Node:
+    """The node whose memory a view shows; any other node itself."""
+    while is_view(node):
+        node = node.operands[0]
+    return node
+
+
+# -- layouts -------------------------------------------------------------------------------------------------
+def dense_strides(shape: Shape) -> Strides:
+    """Row-major strides without gaps, in elements."""
+    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+def padded_strides(shape: Shape, itemsize: int) -> Strides:
+    """Row-major strides with rows padded to whole vectors, and away from powers of two.
+
+    Rows that a power of two keeps apart compete for the same few places of the cache.
+    """
+    long = [axis for axis, extent in enumerate(shape) if extent > 1]
+    if len(long) < 2 or shape[long[-1]] < _SPARSE:
+        return dense_strides(shape)
+    row = -(-shape[long[-1]] // ROW) * ROW
+    if row * itemsize % _WAY == 0:
+        row += ROW
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(range(len(shape))):
+        strides[axis] = step
+        step = row if axis == long[-1] else step * (1 if axis > long[-1] else shape[axis])
+    return tuple(strides)
+
+
+def span(shape: Shape, strides: Strides) -> int:
+    """Elements from the first to behind the last, whole vectors."""
+    if 0 in shape:
+        return ROW
+    last = sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
+    return -(-(last + 1) // ROW) * ROW
+
+
+# -- views ---------------------------------------------------------------------------------------------------
+def seen_through(node: Node, operand: View) -> View | None:
+    """The view that `node`, a view of its operand, has of the operand's memory; None where strides cannot."""
+    assert node.primitive is not None
+    if node.primitive.name in ALIASES:
+        return operand
+    origin = np.empty(1, np.int8)
+    probe = np.lib.stride_tricks.as_strided(origin, operand.shape, operand.strides)
+    if node.primitive.name == "reshape":
+        try:
+            seen = np.reshape(probe, node.shape, copy=False)
+        except ValueError:
+            return None
+    else:
+        seen = node.primitive.meaning(np, probe, **node.attributes)
+    offset = seen.__array_interface__["data"][0] - probe.__array_interface__["data"][0] if seen.size else 0
+    return View(operand.buffer, operand.offset + offset, seen.shape, seen.strides)
+
+
+# -- axes of a kernel ----------------------------------------------------------------------------------------
+def axes_through(node: Node, axes: Axes) -> Axes | None:
+    """The axes along which a view runs, given those of its operand; None where it is no matter of axes."""
+    assert node.primitive is not None
+    operand = node.operands[0]
+    match node.primitive.name:
+        case "permute_dims":
+            return tuple(axes[axis] for axis in node.attributes["axes"])
+        case "broadcast_to":
+            return (None,) * (node.ndim - operand.ndim) + axes
+        case "reshape":
+            return _matched(operand.shape, axes, node.shape)
+        case "slice" | "flip":
+            return axes if node.shape == operand.shape and _moves_nothing(node) else None
+    return axes
+
+
+def axes_behind(node: Node, axes: Axes) -> Axes | None:
+    """The axes along which the operand of a view runs, given those of the view."""
+    assert node.primitive is not None
+    operand = node.operands[0]
+    match node.primitive.name:
+        case "permute_dims":
+            order = node.attributes["axes"]
+            return tuple(axes[order.index(axis)] for axis in range(operand.ndim))
+        case "broadcast_to":
+            return aligned(axes, operand.shape)
+        case "reshape":
+            return _matched(node.shape, axes, operand.shape)
+        case "slice" | "flip":
+            return axes if node.shape == operand.shape and _moves_nothing(node) else None
+    return axes
+
+
+def aligned(axes: Axes, shape: Shape) -> Axes:
+    """The axes of an operand of `shape` that broadcasts against an array with `axes`."""
+    last = axes[len(axes) - len(shape) :]
+    return tuple(None if extent == 1 else axis for extent, axis in zip(shape, last, strict=True))
+
+
+def _matched(shape: Shape, axes: Axes, to: Shape) -> Axes | None:
+    """Axes after a reshape that only adds or drops axes of length 1."""
+    long = [(extent, axis) for extent, axis in zip(shape, axes, strict=True) if extent != 1]
+    if [extent for extent, _ in long] != [extent for extent in to if extent != 1]:
+        return None
+    left = iter(long)
+    return tuple(None if extent == 1 else next(left)[1] for extent in to)
+
+
+def _moves_nothing(node: Node) -> bool:
+    assert node.primitive is not None
+    if node.primitive.name == "flip":
+        return all(node.shape[axis] == 1 for axis in node.attributes["axis"])
+    return True  # a slice of the same shape is everything
+
+
+def strides_along(axes: Axes, view: View, count: int) -> Strides:
+    """The strides of a view for a kernel with `count` axes."""
+    strides = [0] * count
+    for axis, extent, stride in zip(axes, view.shape, view.strides, strict=True):
+        if axis is not None and extent > 1:
+            strides[axis] += stride
+    return tuple(strides)
