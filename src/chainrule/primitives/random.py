@@ -15,16 +15,16 @@ from chainrule.errors import ShapeError
 from chainrule.primitive import Primitive, Sample
 from chainrule.types import Shape, Type
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = np.uint32(0x1BD11BDA)
 
 
 def threefry(xp: Any, key_0: Any, key_1: Any, word_0: Any, word_1: Any) -> tuple[Any, Any]:
     """Two 32-bit words encrypted under a 64-bit key; all uint32, broadcast against each other."""
-    keys = (key_0, key_1, key_0 ^ key_1 ^ _PARITY)
+    keys = (key_0, key_1, key_0 ^ key_1 ^ PARITY)
     x, y = word_0 + keys[0], word_1 + keys[1]
     for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
+        for rotation in ROTATIONS[group % 2]:
             x = x + y
             y = (y << np.uint32(rotation)) | (y >> np.uint32(32 - rotation))
             y = y ^ x
