@@ -118,7 +118,8 @@ def _row_numbers(indices: Sequence[Any], extents: Sequence[int]) -> Any:
     for each, extent in zip(indices, extents, strict=True):
         if each.size and not (-extent <= each.min() and each.max() < extent):
             raise IndexError(f"indices from {each.min()} to {each.max()} for an axis of length {extent}")
-        rows = rows * extent + np.where(each < 0, each + extent, each)
+        places = each.astype(np.int64)  # uint8 could not count to 300
+        rows = rows * extent + np.where(places < 0, places + extent, places)
     return rows.reshape(-1)
 
 
