@@ -17,9 +17,10 @@ from chainrule.passes.rewriting import rewrite
 from chainrule.primitives import REGISTRY
 from chainrule.types import normalise_axes
 
-MATMUL, LOGSUMEXP, RELU, GREATER, CONVOLVE, SLICE = (
-    REGISTRY[name] for name in ("matmul", "logsumexp", "relu", "greater", "convolve", "slice")
+MATMUL, LOGSUMEXP, RELU, GREATER, CONVOLVE = (
+    REGISTRY[name] for name in ("matmul", "logsumexp", "relu", "greater", "convolve")
 )
+_SLICE: Any = REGISTRY["slice"]
 
 
 def multiply_single_products(graph: Graph) -> Graph:
@@ -94,7 +95,7 @@ def pad_before_convolving(graph: Graph) -> Graph:
                 "padding": ((0, 0),) * len(padding),
                 "input_dilation": (1,) * len(padding),
             }
-            made: Node = ops.apply(CONVOLVE, [padded, w], **plain)
+            made: Node = ops.apply(node.primitive, [padded, w], **plain)
         made.origins = node.origins
         return made
 
@@ -119,7 +120,7 @@ def _padded(x: Node, padding: Sequence[tuple[int, int]], dilation: Sequence[int]
     cut = [(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(shape, padding, strict=True)]
     if any(a or b != n for (a, b), n in zip(cut, shape, strict=True)):
         x = ops.apply(
-            SLICE,
+            _SLICE,
             [x],
             start=(*whole, *(a for a, _ in cut)),
             stop=(*x.shape[:front], *(max(a, b) for a, b in cut)),

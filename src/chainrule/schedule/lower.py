@@ -71,6 +71,7 @@ class _Lowering:
         self._views: dict[Node, View] = {}
         self._copies: dict[Node, View] = {}
         self._outputs = {base_of(node) for node in graph.outputs}
+        self._handed_over = set() if owned else {n for node in graph.outputs if (n := _itself(node))}
 
     def schedule(self) -> Schedule:
         inputs = tuple(self._input(node, k) for k, node in enumerate(self.graph.inputs))
@@ -98,11 +99,14 @@ class _Lowering:
         """True for a value that somebody outside of its kernel reads."""
         return node in self._outputs or any(user not in group.members for user in self.grouping.users[node])
 
-    def _give_buffer(self, node: Node, dense: bool = False) -> View:
-        dense = dense or self._wants_dense(node)
+    def _give_buffer(self, node: Node) -> View:
+        given = node in self._handed_over
+        dense = given or self._wants_dense(node)
         strides = dense_strides(node.shape) if dense else padded_strides(node.shape, node.dtype.itemsize)
         name = "_".join(part for part in (node.name, node.layer.replace(".", "_")) if part)
         buffer = Buffer(name, node.dtype, node.shape, strides, span(node.shape, strides))
+        if given:
+            buffer.role, buffer.slack, buffer.size = "output", False, math.prod(node.shape)
         view = self.stored[node] = View(buffer, 0, node.shape, strides)
         return view
 
@@ -173,13 +177,6 @@ class _Lowering:
         view = self.view(node)
         if number in self.state:
             return self._into_state(view, self.stored[self.graph.inputs[self.state[number]]], node)
-        if self.owned:
-            return view
-        given = view.buffer.role == "temporary" and view.offset == 0 and view.buffer.size >= 0
-        dense = view.strides == dense_strides(view.shape) and view.shape == view.buffer.shape
-        if given and dense:
-            view.buffer.role, view.buffer.slack = "output", False
-            return view
         return view
 
     def _into_state(self, view: View, home: View, node: Node) -> View:
@@ -398,6 +395,13 @@ class _Builder:
         if value.dtype == dtype:
             return value
         return self._cached((value, dtype), lambda: Expression("astype", (value,), dtype, {"dtype": dtype}))
+
+
+def _itself(node: Node) -> Node | None:
+    """The node whose value an output is as it stands; None for a view that shows it in another way."""
+    while node.primitive is not None and node.name in ALIASES:
+        node = node.operands[0]
+    return None if node.primitive is None or is_view(node) else node
 
 
 # -- choices -------------------------------------------------------------------------------------------------
