@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q
 TORCH  := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types coverage bars bench-ames laws mutants docs clean
+.PHONY: help demo test check lint types coverage bars bench bench-docs bench-ames laws mutants docs clean
 
 # The tests' arrays are small: more BLAS threads than one only get in each other's way.
 test check coverage laws mutants docs: export OPENBLAS_NUM_THREADS := 1
@@ -49,6 +49,12 @@ docs: $(VENV)/.test ## run every example in README, docs and docstrings
 bars: $(VENV)/.check ## measure what the project promises; goes on where it stopped
 	@$(BIN)/python -m tools.bars
 
+bench: $(VENV)/.bench ## race training steps against PyTorch, JAX and others on one core
+	@$(BIN)/python -m benchmarks.race train
+
+bench-docs: $(VENV)/.bench ## everything the race measures (an hour), written to docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.race all --write-docs
+
 bench-ames: $(VENV)/.test ## five splits of Ames against scikit-learn's models
 	@$(BIN)/python -m benchmarks.ames --check
 
@@ -56,7 +62,7 @@ clean: ## remove the environment, caches and builds; keeps runs/
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests tools bars benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# --- environments: one .venv, grown in three steps, each redone when pyproject.toml changes ---
+# --- environments: one .venv, grown in steps, each redone when pyproject.toml changes ---
 
 $(VENV)/.core: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -77,4 +83,9 @@ $(VENV)/.check: $(VENV)/.test
 	@$(PIP) '$(TORCH)+cpu' 2>/dev/null || $(PIP) '$(TORCH)' --index-url https://download.pytorch.org/whl/cpu
 	@echo "setup: installing JAX, the oracle for derivatives, and the linters"
 	@$(PIP) -e '.[test,dev,xla]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.check
+	@echo "setup: installing the libraries to race against"
+	@$(PIP) -e '.[test,dev,xla,bench]'
 	@touch $@

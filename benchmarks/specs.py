@@ -40,6 +40,7 @@ class Spec:
     d_model: int = 64
     heads: int = 4
     layers: int = 2
+    segments: int = 0  # chainrule recomputes the layers' values in so many segments; 0: it keeps them
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,11 +82,15 @@ FAMILIES = {
 
 
 def find(name: str) -> Spec:
-    """A workload by its letter, or a member of a family by its size, such as "width=256"."""
+    """A workload by its letter, or a member of a family by its size, such as "width=256".
+
+    Beside the families, "checkpointed=1000" is a perceptron of so many layers that recomputes. It is narrow
+    and its batches are large, so that activations, two megabytes a layer, outweigh its parameters.
+    """
     if name in WORKLOADS:
         return WORKLOADS[name]
     family, _, size = name.partition("=")
-    if family not in FAMILIES or not size.isdigit():
+    if family not in (*FAMILIES, "checkpointed") or not size.isdigit():
         raise KeyError(f"there is no workload {name!r}: A to H, or {', '.join(FAMILIES)} as in width=256")
     n = int(size)
     if family == "width":
@@ -94,6 +99,9 @@ def find(name: str) -> Spec:
     if family == "depth":
         chunk = min(128, max(16, 1024 // n))
         return Spec(name, "mlp", (*[64] * (n + 1), 10), batch=64, rows=64 * 128, chunk=chunk)
+    if family == "checkpointed":
+        dims = (*[16] * (n + 1), 10)
+        return Spec(name, "mlp", dims, "tanh", batch=32768, rows=65536, chunk=2, segments=math.isqrt(n))
     chunk = min(128, max(4, 32768 // n))
     return Spec(name, "mlp", (784, 256, 128, 10), batch=n, rows=max(4 * n, 16384), chunk=chunk)
 

@@ -20,7 +20,21 @@ def mlp(spec: Spec) -> nn.Module:
         linear = nn.Linear(*weight.shape)
         linear.load_state_dict({"weight": weight.T, "bias": bias})
         layers += [linear, activation()]
-    return nn.Sequential(*layers[:-1])
+    del layers[-1]
+    return Recomputed(layers, spec.segments) if spec.segments else nn.Sequential(*layers)
+
+
+class Recomputed(nn.Module):
+    """Layers in segments, whose inner values are computed again in the backward pass instead of kept."""
+
+    def __init__(self, layers: list[nn.Module], segments: int) -> None:
+        length = -(-len(layers) // segments)
+        self.segments = [nn.Sequential(*layers[at : at + length]) for at in range(0, len(layers), length)]
+
+    def forward(self, x: Any) -> Any:
+        for segment in self.segments:
+            x = cr.checkpoint(segment)(x)
+        return x
 
 
 def cnn() -> nn.Module:

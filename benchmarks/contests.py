@@ -1,0 +1,104 @@
+"""The contests: what each command of the race measures on one workload."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.measure import BLOCK_SECONDS, Entry, once, race
+from benchmarks.peers import PEERS
+from benchmarks.specs import FAMILIES, WORKLOADS
+
+OURS = "chainrule"
+Result = dict[str, Any]
+
+
+def train(workload: str, options: Namespace, peers: list[str]) -> Result:
+    """Training steps of every peer."""
+    return {"timings": race({peer: Entry(peer, workload) for peer in peers}, options.rounds, options.seconds)}
+
+
+def gradcost(workload: str, options: Namespace, peers: list[str]) -> Result:
+    """One batch's loss, and its loss with every gradient."""
+    entries = {f"{peer}: {mode}": Entry(peer, workload, mode) for peer in peers for mode in ("value", "grad")}
+    return {"timings": race(entries, options.rounds, options.seconds)}
+
+
+def firstuse(workload: str, options: Namespace, peers: list[str]) -> Result:
+    """Seconds from before a process starts until its first epoch is trained; ours with a cold cache too."""
+    runs: dict[str, list[Result]] = {}
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as cold:
+            runs.setdefault(f"{OURS}, cold cache", []).append(once(Entry(OURS, workload, cache=cold)))
+        for peer in peers:
+            runs.setdefault(peer, []).append(once(Entry(peer, workload)))
+    return {"runs": {peer: each[1:] if peer in peers else each for peer, each in runs.items()}}
+
+
+def compilation(workload: str, options: Namespace, peers: list[str]) -> Result:
+    """Seconds until the first step is done, from nothing: trace, compile, run."""
+    seconds: dict[str, list[float]] = {peer: [] for peer in peers}
+    for _ in range(options.rounds):
+        for peer in peers:
+            with tempfile.TemporaryDirectory() as cold:
+                process = Entry(peer, workload, cache=cold).start(seconds=1e-9)
+                seconds[peer].append(process.answer(BLOCK_SECONDS).get("first_s", float("nan")))
+                process.end()
+    return {"first_step": seconds}
+
+
+def memory(workload: str, options: Namespace, peers: list[str]) -> Result:
+    """Peak memory of a process that trains one epoch."""
+    return {"runs": {peer: [once(Entry(peer, workload))] for peer in peers}}
+
+
+def threads(workload: str, options: Namespace, peers: list[str]) -> Result:
+    """One thread and two, first alone on the machine, then beside a program that keeps one of the cores."""
+    other, own = sorted(options.cpus)[:2]
+    entries = {
+        f"{peer}: {count}": Entry(peer, workload, threads=count, cpus=(own,) if count == 1 else (other, own))
+        for peer in peers
+        for count in (1, 2)
+    }
+    idle = race(entries, options.rounds, options.seconds)
+    busy = subprocess.Popen(["taskset", "-c", str(other), sys.executable, "-c", "while True: pass"])
+    try:
+        return {"timings": idle, "beside": race(entries, options.rounds, options.seconds)}
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+class Contest(NamedTuple):
+    """What a command measures, on which workloads, and who takes part, unless told otherwise."""
+
+    measure: Callable[[str, Namespace, list[str]], Result]
+    workloads: tuple[str, ...]
+    peers: tuple[str, ...]
+
+
+CONTESTS = {
+    "train": Contest(train, tuple(WORKLOADS), tuple(PEERS)),
+    "scaling": Contest(
+        train,
+        tuple(f"{family}={size}" for family, sizes in FAMILIES.items() for size in sizes),
+        (OURS, "PyTorch", "JAX, scan"),  # the fastest ways that do not compile for minutes
+    ),
+    "gradcost": Contest(gradcost, ("F", "G", "H"), (OURS, "PyTorch", "JAX")),
+    "firstuse": Contest(firstuse, ("A",), (OURS, "PyTorch", "JAX", "scikit-learn")),
+    "compilation": Contest(compilation, (*WORKLOADS, "depth=200"), (OURS, "JAX, scan")),
+    "memory": Contest(
+        memory, ("C", "D", "G", "H", "checkpointed=250", "checkpointed=1000"), (OURS, "PyTorch", "JAX")
+    ),
+    "threads": Contest(threads, ("C", "D", "G", "H"), (OURS, "PyTorch")),
+}
+
+
+def available_cpus() -> frozenset[int]:
+    """The CPUs this process may use."""
+    return frozenset(os.sched_getaffinity(0))
