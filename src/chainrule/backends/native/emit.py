@@ -356,6 +356,10 @@ class Function:
         first = self.emit(type_, f"insertelement {type_} poison, {value}, i64 0")
         return self.shuffle(first, Value("poison", type_), [0] * lanes)
 
+    def widened(self, value: Value, lanes: int) -> Value:
+        """A vector as it is, a scalar repeated over all lanes."""
+        return value if value.type.startswith("<") else self.splat(value, lanes)
+
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """Lanes of a and b, numbered through."""
         type_ = vector(scalar_of(a.type), len(lanes))
