@@ -232,6 +232,17 @@ def test_statements_keep_to_rows_and_order():
             run([Loops((2, 3), 1, 1, statements)], [x], [y], X)
 
 
+def test_a_new_state_lies_in_the_memory_of_the_old_one():
+    x, y = buffer("x", (2, 3)), buffer("y", (2, 3))
+    y.home = x
+    doubled = Loops((2, 3), 1, 1, (Statement(call("add", load(x), load(x)), at(y)),))
+    got = run([doubled], [x], [x, y], X)
+    np.testing.assert_array_equal(got, [2 * X, 2 * X])
+    turned = Loops((3, 2), 1, 1, (Statement(load(x, 1, 3), at(y, 2, 1)),))
+    with pytest.raises(GraphError, match="a target lies over x"):
+        run([turned], [x], [y], X)
+
+
 def test_inputs_are_what_the_schedule_says():
     x, y = buffer("x", (2, 3)), buffer("y", (2, 3))
     with pytest.raises(GraphError, match=r"input x is float64 \(2, 3\), not float32"):

@@ -202,7 +202,8 @@ class _Run:
         if statement.per_row and any(access.strides[self.rows :]):
             raise GraphError(f"{access.buffer.name} is read by row but moves along inner axes")
         at = elements(access, self._space(statement))
-        if access.buffer in self.stored and self.stored[access.buffer][at].any():
+        stored = self.stored.get(access.buffer.home or access.buffer)
+        if stored is not None and stored[at].any():
             raise GraphError(f"{access.buffer.name} is read after the kernel has stored to it")
         return self.memory[access.buffer][at]
 
@@ -235,7 +236,7 @@ class _Run:
         if value.dtype != buffer.dtype:
             raise GraphError(f"{value.dtype} is stored to {buffer.name}, which is {buffer.dtype}")
         at = self._stored_at(statement, target)
-        stored = self.stored.setdefault(buffer, np.zeros(buffer.size, bool))
+        stored = self.stored.setdefault(buffer.home or buffer, np.zeros(self.memory[buffer].size, bool))
         before = np.count_nonzero(stored)
         stored[at] = True
         if np.count_nonzero(stored) - before != at.size:
@@ -256,7 +257,7 @@ class _Run:
         at = self._stored_at(statement, target)
         summed = isinstance(self.kernel, Contraction)
         for number, access in enumerate(loads(self.kernel)):
-            if access.buffer is not target.buffer:
+            if (access.buffer.home or access.buffer) is not (target.buffer.home or target.buffer):
                 continue
             whole = summed and number < 2
             read = elements(access, self.kernel.extents if whole else self._touched(access))
