@@ -59,6 +59,8 @@ def memory(workload: str, options: Namespace, peers: list[str]) -> Result:
 
 def threads(workload: str, options: Namespace, peers: list[str]) -> Result:
     """One thread and two, first alone on the machine, then beside a program that keeps one of the cores."""
+    if len(options.cpus) < 2:
+        raise SystemExit("the threads contest needs two CPUs; this process may use one (see taskset)")
     other, own = sorted(options.cpus)[:2]
     entries = {
         f"{peer}: {count}": Entry(peer, workload, threads=count, cpus=(own,) if count == 1 else (other, own))

@@ -41,7 +41,7 @@ def train(results: Results) -> Iterator[Verdict]:
             timings = result["timings"]
             found = ratio(timings, OURS, of_library(timings, library))
             holds = found is not None and found.median >= least and found.low >= SLACK * least
-            name = f"race-{workload}-{library.lower()}"
+            name = f"train-{workload}-{library.lower()}"
             yield Verdict(name, figure(found), f"{least:g}×, interval from {SLACK * least:.3g}×", holds)
 
 
@@ -65,7 +65,7 @@ def scaling(results: Results) -> Iterator[Verdict]:
         figure = f"ahead at {ahead:.0%} of {len(ratios)} sizes, least {ratios[worst]:.2f}× at {worst}"
         limit = f"{SCALING_AHEAD:.0%}, nowhere below {SCALING_LEAST}×"
         holds = ahead >= SCALING_AHEAD and ratios[worst] >= SCALING_LEAST
-        yield Verdict("race-scaling", figure, limit, holds)
+        yield Verdict("scaling", figure, limit, holds)
 
 
 def gradcost(results: Results) -> Iterator[Verdict]:

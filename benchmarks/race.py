@@ -47,13 +47,13 @@ def run(command: str, options: argparse.Namespace) -> dict[str, results.Result]:
     return found
 
 
-def judge(command: str, found: dict[str, results.Result]) -> bool:
-    """Print the table and the verdicts; whether every promise is kept."""
+def judge(command: str, found: dict[str, results.Result]) -> list[Verdict]:
+    """Print the table and the verdicts."""
     print(f"\n{report.TABLES[command](found)}\n")
     verdicts = list(PROMISES[command](found))
     for verdict in verdicts:
         print(verdict)
-    return all(verdict.passed for verdict in verdicts)
+    return verdicts
 
 
 def main() -> int:
@@ -64,11 +64,13 @@ def main() -> int:
     os.sched_setaffinity(0, {max(options.cpus)})  # every process started from here stays there too
     options.machine = asdict(machine.measure())
     print(machine.Machine(**options.machine))
-    kept = [command for command in commands if judge(command, run(command, options))]
+    verdicts = [each for command in commands for each in judge(command, run(command, options))]
     if options.write_docs:
         report.PAGE.write_text(report.page(results.publish()), encoding="utf-8")
-    figure = f"{len(kept)} of {len(commands)} kept in full: {', '.join(kept) or 'none'}"
-    return Verdict(f"race-{options.command}", figure, "all", len(kept) == len(commands)).announce()
+    short = [verdict.bar for verdict in verdicts if not verdict.passed]
+    figure = f"{len(verdicts) - len(short)} of {len(verdicts)} kept"
+    figure += f", not {', '.join(short)}" if short else ""
+    return Verdict(f"race-{options.command}", figure, "all", bool(verdicts) and not short).announce()
 
 
 def _parser() -> argparse.ArgumentParser:

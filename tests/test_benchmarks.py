@@ -161,7 +161,7 @@ def test_a_training_bar_needs_its_median_and_nine_tenths_at_the_lower_end() -> N
     for ours, holds in ((steady, True), (wide, False), (slow, False)):
         pytorch, jax = promises.train({"D": trained(ours, 1.3)})
         assert (pytorch.passed, jax.passed) == (holds, holds), ours
-        assert pytorch.bar == "race-D-pytorch"
+        assert pytorch.bar == "train-D-pytorch"
     assert not next(promises.train({"D": {"timings": {"chainrule": {"failed": "broken"}}}})).passed
 
 
