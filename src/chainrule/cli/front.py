@@ -38,6 +38,7 @@ VERBS = {
     "runs": Verb("chainrule.cli.runs", "list the runs, newest first"),
     "show": Verb("chainrule.cli.show", "show a run: its recipe, network and result"),
     "report": Verb("chainrule.cli.report", "write a run's report, one HTML file"),
+    "cache": Verb("chainrule.cli.cache", "show or clear the compiled code that is kept"),
     "demo": Verb("chainrule.cli.demo", "predict house prices, compare with other models, write report.html"),
 }
 _WIDEST = 100  # columns of a paragraph

@@ -64,6 +64,7 @@ def plan(schedule: Schedule, guarded: bool = False) -> Plan:
     Two temporaries share memory when one is touched for the last time by an earlier kernel than the one that
     first touches the other; state has its memory for itself. Arrays of the caller are used where they are,
     except inputs that promise slack, which no array of the caller has: those are copied into the arena first.
+    The arrays that are handed to the caller are made by us, with a line of slack.
     guarded: every buffer, also the caller's, has pages of its own between pages that nobody may touch.
     """
     buffers = schedule.buffers
@@ -183,7 +184,7 @@ def _side_by_side(buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]
 def _isolated(buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]:
     listed = list(buffers)
     blocks = [
-        (_bytes(each), 1) if each.role == "output" or not each.slack else (_bytes(each) + LINE, LINE)
+        (_bytes(each) + LINE, LINE) if each.slack or each.role == "output" else (_bytes(each), 1)
         for each in listed
     ]
     starts, region = _isolated_blocks(blocks)

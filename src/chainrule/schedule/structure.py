@@ -17,7 +17,6 @@ import numpy as np
 from chainrule.graph import Graph
 from chainrule.schedule.kernels import (
     Access,
-    Contraction,
     Expression,
     Kernel,
     Loops,
@@ -48,14 +47,13 @@ def structure(kernel: Kernel) -> str:
     """
     listed = places(kernel)
     memory = _places(listed)
-    match kernel:
-        case Special():
-            return "\n  ".join([f"special {kernel.record} {exact(kernel.attributes)}", *memory])
-        case Loops():
-            head = f"loops {kernel.extents} rows {kernel.rows} lane {kernel.lane}"
-        case Contraction():
-            head = f"contraction {kernel.extents} outputs {kernel.outputs} lane {kernel.lane}"
-            memory.append("sum = Σ p0 × p1")
+    if isinstance(kernel, Special):
+        return "\n  ".join([f"special {kernel.record} {exact(kernel.attributes)}", *memory])
+    if isinstance(kernel, Loops):
+        head = f"loops {kernel.extents} rows {kernel.rows} lane {kernel.lane}"
+    else:
+        head = f"contraction {kernel.extents} outputs {kernel.outputs} lane {kernel.lane}"
+        memory.append("sum = Σ p0 × p1")
     numbers = {id(place): number for number, place in reversed(list(enumerate(listed)))}
     return "\n  ".join([head, *memory, *_statements(kernel.statements, numbers)])
 
@@ -71,9 +69,10 @@ def exact(value: Any) -> str:
     if isinstance(value, np.ndarray):
         digest = sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"{value.dtype}{list(value.shape)}#{digest}"
-    if isinstance(value, Graph) or type(value).__repr__ is object.__repr__:
-        raise TypeError(f"{type(value).__name__} {value!r} has no text that tells it from every other value")
-    return repr(value)
+    text = repr(value)
+    if isinstance(value, Graph) or " at 0x" in text:
+        raise TypeError(f"{text} has no text that tells it from every other {type(value).__name__}")
+    return text
 
 
 def _places(listed: Sequence[Access | View]) -> list[str]:

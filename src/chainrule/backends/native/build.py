@@ -53,9 +53,9 @@ class Code:
             raise KeyError(f"the object has no function {name!r}")
         return found
 
-    def function(self, name: str, *arguments: Any) -> Callable[..., None]:
-        """The function `name` with `arguments` of these ctypes; other Python threads go on while it runs."""
-        return ctypes.CFUNCTYPE(None, *arguments)(self.address(name))
+    def function(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
+        """The function `name` on these ctypes; the interpreter is free for other threads while it runs."""
+        return ctypes.CFUNCTYPE(result, *arguments)(self.address(name))
 
 
 @contextmanager

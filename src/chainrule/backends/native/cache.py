@@ -88,10 +88,11 @@ class Cache:
                 if not _is_trusted(status):
                     return None
                 entry = _parse(file.read())
-            if entry is not None and time.time() - status.st_mtime > _FRESH:
-                os.utime(path)
         except OSError:
             return None
+        if entry is not None and time.time() - status.st_mtime > _FRESH:
+            with suppress(OSError):  # a folder that may only be read
+                os.utime(path)
         return entry
 
     def store(self, key: str, facts: Any, content: bytes) -> None:

@@ -11,7 +11,7 @@ from chainrule.backends.native.arena import address, allocate
 from chainrule.errors import GraphError
 from chainrule.graph import Array
 from chainrule.schedule.kernels import Buffer, View
-from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, SCRATCH, Plan, Region
+from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, LINE, SCRATCH, Plan, Region
 
 
 class Frame:
@@ -88,8 +88,8 @@ class Output:
 
 
 def fresh(buffer: Buffer) -> Array:
-    """New memory for a buffer of the caller."""
-    return np.empty(buffer.size, buffer.dtype)
+    """New memory for an array that will be handed to the caller, with a line of slack behind it."""
+    return np.empty(buffer.size + LINE // buffer.dtype.itemsize, buffer.dtype)[: buffer.size]
 
 
 def array_at(memory: Array, view: View, offset: int) -> Array:

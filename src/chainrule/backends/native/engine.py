@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 from chainrule.backends.native import arena
@@ -17,12 +18,14 @@ from chainrule.backends.native.build import Code, assembly, collection_paused, c
 from chainrule.backends.native.cache import Cache, fingerprint
 from chainrule.backends.native.calling import Frame, Input, Output, array_at, fresh
 from chainrule.backends.native.emit import Emitted
+from chainrule.backends.native.status import ACCESSOR, bounds_error, failure_number
 from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step
 from chainrule.backends.native.target import Target, host
 from chainrule.errors import GraphError
 from chainrule.graph import Array
-from chainrule.schedule.kernels import Schedule, View
-from chainrule.schedule.memory import CONSTANTS, GIVEN, Region, guarded_block, plan
+from chainrule.schedule import listing
+from chainrule.schedule.kernels import Schedule, Special, View
+from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, Region, guarded_block, plan
 
 EMITTERS: Mapping[type, Emitter] = {}
 """What writes the function of each kind of kernel."""
@@ -48,11 +51,13 @@ class Program:
         with collection_paused():
             self.plan = plan(schedule, self.guarded)
             self.functions = distinct(schedule)
-            self.emitted, self.code = self._built()
+            self.emitted, self.code, reports = self._built()
         scratch = max((each.scratch for each in self.emitted), default=0)
         self._scratch = guarded_block(scratch) if self.guarded else Region(scratch)
         self._constants = self._filled_constants()
         self._run = self.code.function("run", ctypes.c_void_p)
+        self._reported = self.code.function(ACCESSOR, result=ctypes.c_int32) if reports else None
+        self._reporting = Lock()
         self._inputs = [Input(view, self.plan) for view in schedule.inputs]
         self._outputs = [Output(view, self.plan) for view in schedule.outputs]
         self._fresh = [
@@ -67,16 +72,17 @@ class Program:
         """The code as LLVM assembly, written anew."""
         return emit_step(self.schedule, self.functions, self.plan, self.target, self._emitters)
 
-    def _built(self) -> tuple[tuple[Emitted, ...], Code]:
+    def _built(self) -> tuple[tuple[Emitted, ...], Code, bool]:
         """What is kept on disk from an earlier time, or else is compiled now."""
         cache, key = Cache(), self._key()
         kept = cache.load(key)
         if kept is not None:
-            return tuple(Emitted(*each) for each in kept.facts), Code(kept.content, self.target)
+            emitted = tuple(Emitted(*each) for each in kept.facts["functions"])
+            return emitted, Code(kept.content, self.target), kept.facts["reports"]
         made = self.emit()
         content = compile_object(made.module.text(), self.target)
-        cache.store(key, made.emitted, content)
-        return made.emitted, Code(content, self.target)
+        cache.store(key, {"functions": made.emitted, "reports": made.reports}, content)
+        return made.emitted, Code(content, self.target), made.reports
 
     def _key(self) -> str:
         """The same for the same code: what is computed where, for which processor, and who writes it."""
@@ -109,22 +115,42 @@ class Program:
 
     def _call(self, frame: Frame, arrays: Sequence[Array]) -> list[Array]:
         if self.guarded:
-            arena.poison(frame.memory[0], self.plan.arena)
+            arena.poison(frame.memory[ARENA], self.plan.arena)
         for each, array in zip(self._inputs, arrays, strict=True):
             each.hand_over(array, frame)
         for slot, buffer in self._fresh:
             frame.set(slot, fresh(buffer))
-        self._run(frame.table)
+        if self._reported is None:
+            self._run(frame.table)
+        else:
+            with self._reporting:  # the note that kernels leave is one per module, not one per call
+                self._run(frame.table)
+                self._raise_reported(self._reported())
         if self.guarded:
-            arena.check_fronts(frame.memory[0], self.plan.arena)
+            arena.check_fronts(frame.memory[ARENA], self.plan.arena)
         return [each.taken(frame) for each in self._outputs]
+
+    def _raise_reported(self, failure: int) -> None:
+        """The error for what `status` says; none for 0."""
+        if failure:
+            numbers = self.functions.numbers
+            named = {number for number in numbers if failure_number(self.functions.name(number)) == failure}
+            found = zip(self.schedule.kernels, numbers, strict=True)
+            raise bounds_error([k for k, n in found if n in named and isinstance(k, Special)])
 
     # -- showing ---------------------------------------------------------------------------------------------
     def show(self, what: str) -> str:
-        """As text: "llvm" (what is compiled), "asm" (what runs)."""
+        """As text: "kernels" (a table), "nests" (their loops), "llvm" (their code), "asm" (what runs)."""
         match what:
+            case "kernels":
+                return listing.table(self.schedule, self.functions.numbers, self.functions.name)
+            case "nests":
+                return listing.nests(self.schedule, self.functions.numbers, self.functions.name)
             case "llvm":
                 return self.emit().module.text()
             case "asm":
                 return assembly(self.emit().module.text(), self.target)
-        raise ValueError(f"the native backend can show only 'llvm' and 'asm', not {what!r}")
+        raise ValueError(
+            "the native backend can show only 'graph', 'passes', 'simplified', 'kernels', 'nests', 'llvm' "
+            f"and 'asm', not {what!r}"
+        )

@@ -9,10 +9,11 @@ Equal kernels share a function (see `schedule.structure`), so twenty equal layer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Module, Value, constant
+from chainrule.backends.native.status import ACCESSOR
 from chainrule.backends.native.target import Target
 from chainrule.schedule.kernels import Kernel, Schedule, places
 from chainrule.schedule.memory import SCRATCH, Plan
@@ -61,7 +62,12 @@ class Step:
 
     module: Module
     functions: Functions
-    emitted: tuple[Emitted, ...] = field(default=())
+    emitted: tuple[Emitted, ...]
+
+    @property
+    def reports(self) -> bool:
+        """True when kernels may meet an index that is out of range, and say so (see `status`)."""
+        return ACCESSOR in self.module.functions
 
 
 def emit_step(

@@ -1,0 +1,141 @@
+"""A schedule as text: a table of its kernels, and the loop nest of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from chainrule.graph import Node
+from chainrule.schedule.kernels import (
+    Access,
+    Buffer,
+    Contraction,
+    Kernel,
+    Schedule,
+    Special,
+    Statement,
+    expressions,
+    places,
+)
+from chainrule.schedule.structure import structure
+
+_LEAVES = ("load", "constant", "result", "sum", "position")
+_NAMES = 6  # of nodes that are listed; a fused kernel may be made of a hundred
+
+
+class Cost(NamedTuple):
+    """What a kernel does at least: arithmetic operations, and bytes between memory and registers.
+
+    An element that is visited several times counts once, and every operation counts as one, also a division
+    or an exponential.
+    """
+
+    flops: int
+    bytes: int
+
+
+def cost(kernel: Kernel) -> Cost:
+    """What one run of a kernel costs.
+
+    >>> import numpy as np
+    >>> from chainrule.schedule.kernels import Access, Buffer, Contraction, Expression, Statement
+    >>> a, b, c = (Buffer(name, np.dtype("float32"), (8, 8), (8, 1), 64) for name in "abc")
+    >>> total = Statement(Expression("sum", (), np.dtype("float32")), Access(c, 0, (8, 1)))
+    >>> cost(Contraction((8, 8, 8), 2, 1, Access(a, 0, (8, 0, 1)), Access(b, 0, (0, 1, 8)), (total,)))
+    Cost(flops=1024, bytes=768)
+    """
+    touched = 0
+    for place in {(id(each.buffer), each.offset, each.strides): each for each in places(kernel)}.values():
+        extents = kernel.extents if isinstance(place, Access) and not isinstance(kernel, Special) else ()
+        shape = extents if isinstance(place, Access) else place.shape
+        moving = [extent for extent, stride in zip(shape, place.strides, strict=False) if stride]
+        touched += math.prod(moving) * place.buffer.dtype.itemsize
+    return Cost(_flops(kernel), touched)
+
+
+def _flops(kernel: Kernel) -> int:
+    if isinstance(kernel, Special):
+        return 0
+    summed = isinstance(kernel, Contraction)
+    rows = kernel.outputs if isinstance(kernel, Contraction) else kernel.rows
+    each_row = math.prod(kernel.extents[:rows])
+    points = each_row if summed else math.prod(kernel.extents)
+    count = 2 * math.prod(kernel.extents) if summed else 0
+    for by_row, times in ((True, each_row), (False, points)):
+        statements = [each for each in kernel.statements if each.per_row == by_row]
+        count += times * (_operations(statements) + sum(each.combiner is not None for each in statements))
+    return count
+
+
+def _operations(statements: Sequence[Statement]) -> int:
+    return sum(each.op not in _LEAVES for each in expressions(s.value for s in statements))
+
+
+# -- the table -----------------------------------------------------------------------------------------------
+def table(schedule: Schedule, numbers: Sequence[int], name: Callable[[int], str]) -> str:
+    """A line per kernel. `numbers` and `name`: its function's number, and what that is called."""
+    head = ("kernel", "function", "extents", "flops", "bytes", "computes", "for")
+    rows = [head]
+    for place, (kernel, number) in enumerate(zip(schedule.kernels, numbers, strict=True)):
+        flops, touched = cost(kernel)
+        extents = kernel.target.shape if isinstance(kernel, Special) else kernel.extents
+        size = "×".join(map(str, extents)) or "1"
+        rows.append(
+            (str(place), name(number), size, f"{flops:,}", f"{touched:,}", made_of(kernel), made_for(kernel))
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = {0, 3, 4}
+    lines = [
+        "  ".join(
+            cell.rjust(width) if k in right else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def made_of(kernel: Kernel) -> str:
+    """The operations of the graph that a kernel computes."""
+    counts: dict[str, int] = {}
+    for node in kernel.nodes:
+        counts[node.name] = counts.get(node.name, 0) + 1
+    names = [name if count == 1 else f"{count} {name}" for name, count in counts.items()]
+    more = [f"{len(names) - _NAMES} others"] if len(names) > _NAMES else []
+    return ", ".join(names[:_NAMES] + more)
+
+
+def made_for(kernel: Kernel) -> str:
+    """Why a kernel exists: the roles, layers and lines of its nodes."""
+    columns = zip(*map(_told, kernel.nodes), strict=True)
+    parts = [", ".join(dict.fromkeys(each for each in column if each)) for column in columns]
+    return " · ".join(part for part in parts if part)
+
+
+def _told(node: Node) -> tuple[str, str, str]:
+    origins = node.origins[:1]
+    role = origins[0].role if origins else ""
+    return role, node.layer, next((origin.where() for origin in origins), "")
+
+
+# -- the nests -----------------------------------------------------------------------------------------------
+def nests(schedule: Schedule, numbers: Sequence[int], name: Callable[[int], str]) -> str:
+    """The loop nest of every function, and the buffers on which each of its kernels runs."""
+    runs: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers):
+        runs.setdefault(number, []).append(place)
+    return "\n".join(_nest(schedule, name(number), kernels) for number, kernels in runs.items())
+
+
+def _nest(schedule: Schedule, name: str, kernels: Sequence[int]) -> str:
+    lines = [f"{name}: {structure(schedule.kernels[kernels[0]])}"]
+    for place in kernels:
+        listed = places(schedule.kernels[place])
+        given = ", ".join(f"p{k}={_named(each.buffer, each.offset)}" for k, each in enumerate(listed))
+        lines.append(f"  kernel {place}: {given}")
+    return "\n".join(lines) + "\n"
+
+
+def _named(buffer: Buffer, offset: int) -> str:
+    return f"{buffer.name}+{offset}" if offset else buffer.name
