@@ -35,6 +35,7 @@ from chainrule.schedule.views import (
     aligned,
     base_of,
     dense_strides,
+    has_room,
     is_view,
     padded_strides,
     seen_through,
@@ -337,7 +338,7 @@ class _Builder:
 
     def _target(self, node: Node, view: View) -> Access:
         strides = strides_along(self._placed(self.group.axes[node]), view, len(self.place))
-        return Access(view.buffer, view.offset, strides, view.buffer.slack)
+        return Access(view.buffer, view.offset, strides, has_room(view))
 
     def _placed(self, axes: Axes) -> Axes:
         return tuple(None if axis is None else self.place[axis] for axis in axes)
@@ -543,8 +544,7 @@ def fill(target: View, number: float, nodes: tuple[Node, ...]) -> Loops:
 
 
 def _flat(target: View, value: Expression, nodes: tuple[Node, ...]) -> Loops:
-    whole = target.shape == target.buffer.shape and target.offset == 0
-    access = Access(target.buffer, target.offset, target.strides, target.buffer.slack and whole)
+    access = Access(target.buffer, target.offset, target.strides, has_room(target))
     statements = (Statement(value, access),)
     return Loops(target.shape, len(target.shape), _lane(target.shape, statements), statements, nodes)
 

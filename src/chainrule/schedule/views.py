@@ -19,6 +19,7 @@ VIEWS = frozenset(("permute_dims", "reshape", "broadcast_to", "slice", "flip")) 
 """Primitives that move elements without changing them, such that strides can express it."""
 ROW = 16
 """Rows of our own arrays are padded to a multiple of this many elements: a vector of the widest target."""
+_VECTOR = 64  # bytes: the widest store on any target
 _SPARSE = 8
 _WAY = 1024
 
@@ -71,12 +72,27 @@ def span(shape: Shape, strides: Strides) -> int:
     return -(-(last + 1) // ROW) * ROW
 
 
+def has_room(view: View) -> bool:
+    """Whether whole vectors may be stored beyond the ends of a view's rows: nothing else lies there.
+
+    Rows that follow each other without a gap have no room: the last vector of one would spoil the next, which
+    may have been stored already (by another thread), or be about to be read (in place).
+    """
+    buffer = view.buffer
+    if not buffer.slack or math.prod(view.shape) != math.prod(buffer.shape):
+        return False
+    long = [(stride, extent) for stride, extent in zip(view.strides, view.shape, strict=True) if extent > 1]
+    rows = [extent for stride, extent in long if stride == 1]
+    vector = _VECTOR // buffer.dtype.itemsize
+    return not rows or all(stride in (0, 1) or stride >= -(-rows[0] // vector) * vector for stride, _ in long)
+
+
 # -- views ---------------------------------------------------------------------------------------------------
 def seen_through(node: Node, operand: View) -> View | None:
     """The view that `node`, a view of its operand, has of the operand's memory; None where strides cannot."""
     assert node.primitive is not None
-    if node.primitive.name in ALIASES:
-        return operand
+    if node.primitive.name in ALIASES or operand.shape == node.shape == ():
+        return operand  # a part of an array without axes is a copy for NumPy
     origin = np.empty(1, np.int8)
     probe = np.lib.stride_tricks.as_strided(origin, operand.shape, operand.strides)
     if node.primitive.name == "reshape":
