@@ -11,12 +11,26 @@ from typing import Any
 import numpy as np
 
 from chainrule.backends.native.emit import (
-    INDEX, POINTER, SCALARS, Function, Value, constant, lanes_of, mangled, scalar_of, vector,
+    INDEX,
+    POINTER,
+    SCALARS,
+    Function,
+    Value,
+    constant,
+    lanes_of,
+    mangled,
+    scalar_of,
+    vector,
 )  # fmt: skip
 
 
 def read(
-    function: Function, pointer: Value, dtype: np.dtype[Any], stride: int, lanes: int, mask: Value | None = None
+    function: Function,
+    pointer: Value,
+    dtype: np.dtype[Any],
+    stride: int,
+    lanes: int,
+    mask: Value | None = None,
 ) -> Value:
     """`lanes` elements, each `stride` elements behind the one before; stride 0 reads one and repeats it."""
     scalar = SCALARS[dtype.name]
@@ -68,6 +82,4 @@ def _places(function: Function, pointer: Value, type_: str, stride: int) -> Valu
     lanes = lanes_of(type_)
     steps = ", ".join(f"{INDEX} {lane * stride}" for lane in range(lanes))
     offsets = Value(f"<{steps}>", vector(INDEX, lanes))
-    return function.emit(
-        vector(POINTER, lanes), f"getelementptr {scalar_of(type_)}, {pointer}, {offsets}"
-    )
+    return function.emit(vector(POINTER, lanes), f"getelementptr {scalar_of(type_)}, {pointer}, {offsets}")

@@ -1,0 +1,290 @@
+"""How a contraction is cut: which axes make the tile held in registers, which are looped, in what order.
+
+A tile is some rows times some columns of the output. Its sums stay in registers while the loop over the
+summed axes runs: each step reads a value of `left` per row and of `right` per column and multiplies every
+pair. A column is a vector of the lane axis; where that axis is short, or is itself summed over ("dot
+products"), the points of a second axis make more columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import NamedTuple
+
+from chainrule.backends.native.target import Target
+from chainrule.schedule.kernels import Contraction, Strides, expressions, places
+
+LEFT, RIGHT = 0, 1
+"""Where the two operands stand among a contraction's places."""
+
+_LONGEST_WINDOW = 8
+"""A summed axis no longer than this, whose steps meet elements that neighbouring points of the tile read too
+(a convolution's), is written out, so that each element is loaded once."""
+_UNROLL = 4
+"""Steps of the innermost loop that are written out: enough to hide what the loop itself costs."""
+_WHOLE_SUM = 512
+"""Sums no longer than this are not interrupted: the panel of `right` that they run along stays in cache."""
+_BLOCK = 128
+"""Longer sums are interrupted about every so many steps: 128 rows of a 64-wide float32 panel fit level 1."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of the loop, perhaps several of the kernel's in one: a stride for each of the kernel's places.
+
+    number  the kernel's axis that it is, or whose steps are its innermost ones
+    """
+
+    extent: int = 1
+    strides: Strides = ()
+    number: int = -1
+
+    def stride(self, place: int) -> int:
+        """How far a place moves along the axis."""
+        return self.strides[place] if self.strides else 0
+
+
+class Split(NamedTuple):
+    """An axis in nearly equal pieces: the first `large` have `size` elements, the others one less."""
+
+    pieces: int
+    size: int
+    large: int
+
+    @property
+    def kinds(self) -> list[tuple[int, int, int]]:
+        """(first piece, end, elements of each) for the one or two lengths there are."""
+        both = [(0, self.large, self.size), (self.large, self.pieces, self.size - 1)]
+        return [each for each in both if each[0] < each[1]]
+
+
+def split(extent: int, most: int) -> Split:
+    """As few pieces as pieces of at most `most` elements allow.
+
+    >>> split(64, 6)
+    Split(pieces=11, size=6, large=9)
+    """
+    count = max(1, -(-extent // most))
+    size, left_over = divmod(extent, count)
+    return Split(count, size + 1, left_over) if left_over else Split(count, size, count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The axes of a contraction by the part they play. An absent axis has length 1 and moves nothing.
+
+    lane    whose elements are the lanes of a vector; `dot`: it is summed over
+    row     the tile's rows; `rows`: how it is cut
+    column  whose points share a panel, when it has length above 1
+    panels  how the vectors of the lane, or the points of the column axis, are cut
+    outer   looped over outside; others: looped over inside, with the same elements of `right`
+    loops   summed axes, outermost first, in dot products with the lane last; the innermost is unrolled
+    window  summed axes that are written out
+    unroll  steps of the innermost loop that are written out
+    block   steps of the outermost loop after which sums are set aside, 0: sums are not interrupted
+    packed  the summed axes as `right` has them in memory, where its panels are copied to be contiguous
+    empty   there is nothing to sum: each sum is 0
+    """
+
+    lanes: int
+    dot: bool
+    lane: Axis
+    row: Axis
+    column: Axis
+    outer: tuple[Axis, ...]
+    others: tuple[Axis, ...]
+    loops: tuple[Axis, ...]
+    window: tuple[Axis, ...]
+    rows: Split
+    panels: Split
+    unroll: int
+    block: int
+    packed: tuple[Axis, ...]
+    packed_lane: Axis
+    empty: bool
+    units: int
+
+    @property
+    def vectors(self) -> int:
+        """Vectors along the whole lane axis; 1 in dot products."""
+        return 1 if self.dot else -(-self.lane.extent // self.lanes)
+
+    @property
+    def panel_width(self) -> int:
+        """Elements in a row of a packed panel."""
+        return self.panels.size * self.lanes
+
+    @property
+    def runs(self) -> int:
+        """How often a panel of columns meets all rows of the row axis."""
+        return prod(axis.extent for axis in (*self.outer, *self.others)) * self.panels.pieces
+
+
+def make_plan(kernel: Contraction, target: Target) -> Plan:
+    """The plan for a contraction on a processor."""
+    outputs, summed, lane = _axes(kernel)
+    dot = lane in summed
+    widest = target.lanes("float64" if kernel.left.buffer.dtype.itemsize == 8 else "float32")
+    lanes = min(widest, 1 << max(0, lane.extent - 1).bit_length())
+    free = [axis for axis in outputs if axis is not lane]
+    pack = not dot and lane.extent > 1 and lane.stride(RIGHT) not in (0, 1)
+    vectors = 1 if dot else -(-lane.extent // lanes)
+    still = [axis for axis in summed if axis is not lane]
+    column = Axis() if pack or vectors > 3 else _chosen(free, RIGHT, LEFT, still)
+    row = _chosen([axis for axis in free if axis is not column], LEFT, RIGHT, still)
+    if row.extent == 1 and not pack and vectors * column.extent < 4:
+        row = max((axis for axis in free if axis is not column), key=lambda axis: axis.extent, default=row)
+    loose = [axis for axis in free if axis not in (row, column)]
+    others = [axis for axis in loose if axis.stride(RIGHT) == 0]
+    window = _window(still, row, column, 0 if dot else 1)
+    loops = [axis for axis in still if axis not in window] + ([lane] if dot else [])
+    steps = prod(axis.extent for axis in summed) // (lanes if dot else 1)
+    rows, panels = _tile(row.extent, column.extent, vectors, steps, target)
+    unroll = _unrolled(
+        loops[-1].extent // (lanes if dot else 1) if loops else 1, prod(a.extent for a in window)
+    )
+    plan = Plan(
+        lanes, dot, lane, row, column, tuple(a for a in loose if a not in others), tuple(others),
+        tuple(loops or [Axis()]), tuple(window), rows, panels, unroll, 0, (), lane,
+        empty=any(axis.extent == 0 for axis in summed), units=0,
+    )  # fmt: skip
+    plan = _with_packing(plan) if pack else plan
+    units = 0 if 0 in kernel.extents[: kernel.outputs] else plan.runs * rows.pieces
+    return replace(plan, units=units, block=0 if dot else _block(plan))
+
+
+# -- axes ----------------------------------------------------------------------------------------------------
+def _axes(kernel: Contraction) -> tuple[list[Axis], list[Axis], Axis]:
+    """Output axes, summed axes and the lane among them: few, because neighbours in all memory are merged."""
+    accesses = places(kernel)
+    axes = [
+        Axis(
+            extent,
+            tuple((*access.strides, *[0] * len(kernel.extents))[number] for access in accesses),
+            number,
+        )
+        for number, extent in enumerate(kernel.extents)
+    ]
+    asked = {
+        each.attributes["axis"]
+        for each in expressions(statement.value for statement in kernel.statements)
+        if each.op == "position"
+    }
+    outputs = _merged(axes[: kernel.outputs], asked, kernel.lane)
+    summed = _merged(axes[kernel.outputs :], set(), kernel.lane)
+    return outputs, summed, next(axis for axis in outputs + summed if axis.number == kernel.lane)
+
+
+def _merged(axes: Iterable[Axis], asked: set[int], lane: int) -> list[Axis]:
+    """The same points with fewer axes. Axes whose positions are asked for stay; the lane stays innermost."""
+    kept = [axis for axis in axes if axis.extent != 1 or axis.number == lane]
+    pair = next(_mergeable(kept, asked, lane), None)
+    while pair is not None:
+        outer, inner = pair
+        kept[kept.index(inner)] = replace(inner, extent=outer.extent * inner.extent)
+        kept.remove(outer)
+        pair = next(_mergeable(kept, asked, lane), None)
+    return kept
+
+
+def _mergeable(axes: Sequence[Axis], asked: set[int], lane: int) -> Iterator[tuple[Axis, Axis]]:
+    for outer in axes:
+        for inner in axes:
+            if outer is inner or outer.number in {lane, *asked} or inner.number in asked:
+                continue
+            if outer.strides == tuple(stride * inner.extent for stride in inner.strides):
+                yield outer, inner
+
+
+def _chosen(free: Sequence[Axis], moving: int, still: int, summed: Sequence[Axis]) -> Axis:
+    """The output axis for the tile along which one operand moves and the other does not."""
+
+    def merit(axis: Axis) -> tuple[bool, float]:
+        shares = any(each.extent <= _LONGEST_WINDOW and _meet(axis, each, moving) for each in summed)
+        return shares, round(axis.extent / (6 * -(-axis.extent // 6)), 1)
+
+    candidates = [axis for axis in free if axis.stride(moving) and not axis.stride(still)]
+    return max(reversed(candidates), key=merit, default=Axis())
+
+
+def _meet(axis: Axis, summed: Axis, place: int) -> bool:
+    """Steps along both axes lead to the same elements of an operand."""
+    one, other = abs(axis.stride(place)), abs(summed.stride(place))
+    return bool(one and other) and (one % other == 0 or other % one == 0)
+
+
+def _window(summed: Sequence[Axis], row: Axis, column: Axis, loops: int) -> list[Axis]:
+    """A short summed axis to write out, unless fewer than `loops` would be left."""
+    if len(summed) <= loops:
+        return []
+    short = [axis for axis in summed if axis.extent <= _LONGEST_WINDOW]
+    shared = [axis for axis in short if _meet(row, axis, LEFT) or _meet(column, axis, RIGHT)]
+    few = [axis for axis in short[-1:] if axis.extent <= _UNROLL]
+    return shared[-1:] or few
+
+
+# -- sizes ---------------------------------------------------------------------------------------------------
+def _tile(rows: int, points: int, vectors: int, steps: int, target: Target) -> tuple[Split, Split]:
+    """How the rows, and the vectors or points that are columns, are cut: the cheapest by a rough count."""
+    per_point, columns = (vectors, points) if points > 1 else (1, vectors)
+    best: tuple[float, Split, Split] | None = None
+    for most in range(1, columns + 1):
+        panels = split(columns, most)
+        width = panels.size * per_point
+        tallest = (target.registers - 2 - width) // width
+        if panels.size != most or (tallest < 1 and best is not None):
+            continue
+        heights = split(rows, max(1, tallest))
+        cost = sum(
+            (end - first) * (last - start) * _cost(height, size * per_point, steps)
+            for first, end, height in heights.kinds
+            for start, last, size in panels.kinds
+        )
+        if best is None or cost < best[0]:
+            best = cost, heights, panels
+    assert best is not None
+    return best[1:]
+
+
+def _cost(rows: int, columns: int, steps: int) -> float:
+    """Cycles for a tile: two multiplications or loads each, and a sum waits four for the one before."""
+    products, loads = rows * columns / 2, (rows + columns) / 2
+    return steps * (max(products, loads, 4) + 0.05 * loads) + 12 + products
+
+
+def _unrolled(steps: int, window: int) -> int:
+    """Steps of the innermost loop to write out, beside a window: a divisor where there is a good one."""
+    if steps * window <= 2 * _UNROLL:
+        return max(1, steps)
+    most = max(1, _UNROLL // window)
+    good = [count for count in (most, most + 1, most - 1) if count > 1 and steps % count == 0]
+    return good[0] if good else most
+
+
+def _block(plan: Plan) -> int:
+    """Steps of the outermost loop between interruptions."""
+    inner = prod(axis.extent for axis in (*plan.loops[1:], *plan.window))
+    outermost = plan.loops[0].extent
+    if outermost * inner <= _WHOLE_SUM or inner > _WHOLE_SUM:
+        return 0
+    step = plan.unroll if len(plan.loops) == 1 else 1
+    count = max(1, round(outermost * inner / _BLOCK))
+    return -(-outermost // (count * step)) * step
+
+
+def _with_packing(plan: Plan) -> Plan:
+    """The plan after the panels of `right` are copied to rows of `panel_width`, one per step of the sum."""
+    stride, found = plan.panel_width, []
+    summed = (*plan.loops, *plan.window)
+    for axis in reversed(summed):
+        strides = axis.strides or (0, 0)
+        found.append(replace(axis, strides=(strides[LEFT], stride, *strides[RIGHT + 1 :])))
+        stride *= axis.extent
+    axes = tuple(reversed(found))
+    lane = replace(plan.lane, strides=(plan.lane.stride(LEFT), 1, *plan.lane.strides[RIGHT + 1 :]))
+    return replace(
+        plan, loops=axes[: len(plan.loops)], window=axes[len(plan.loops) :], lane=lane, packed=summed,
+        packed_lane=plan.lane,
+    )  # fmt: skip
