@@ -102,8 +102,7 @@ def made_of(kernel: Kernel) -> str:
     for node in kernel.nodes:
         counts[node.name] = counts.get(node.name, 0) + 1
     names = [name if count == 1 else f"{count} {name}" for name, count in counts.items()]
-    more = [f"{len(names) - _NAMES} others"] if len(names) > _NAMES else []
-    return ", ".join(names[:_NAMES] + more)
+    return ", ".join(names[:_NAMES]) + (", …" if len(names) > _NAMES else "")
 
 
 def made_for(kernel: Kernel) -> str:

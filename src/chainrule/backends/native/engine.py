@@ -8,26 +8,38 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from threading import Lock
 from typing import Any
 
+from chainrule import passes
+from chainrule.backends import numpy as reference
 from chainrule.backends.native import arena
 from chainrule.backends.native.build import Code, assembly, collection_paused, compile_object
 from chainrule.backends.native.cache import Cache, fingerprint
 from chainrule.backends.native.calling import Frame, Input, Output, array_at, fresh
+from chainrule.backends.native.contraction import emit_contraction
 from chainrule.backends.native.emit import Emitted
+from chainrule.backends.native.loops import emit_loops
+from chainrule.backends.native.special import emit_special
 from chainrule.backends.native.status import ACCESSOR, bounds_error, failure_number
 from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step
 from chainrule.backends.native.target import Target, host
 from chainrule.errors import GraphError
-from chainrule.graph import Array
+from chainrule.graph import Array, Graph
+from chainrule.origin import user_line
 from chainrule.schedule import listing
-from chainrule.schedule.kernels import Schedule, Special, View
+from chainrule.schedule.kernels import Contraction, Loops, Schedule, Special, Unsupported, View
+from chainrule.schedule.lower import schedule as lowered
 from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, Region, guarded_block, plan
 
-EMITTERS: Mapping[type, Emitter] = {}
+EMITTERS: Mapping[type, Emitter] = {
+    Loops: emit_loops,
+    Contraction: emit_contraction,
+    Special: emit_special,
+}
 """What writes the function of each kind of kernel."""
 
 
@@ -154,3 +166,46 @@ class Program:
             "the native backend can show only 'graph', 'passes', 'simplified', 'kernels', 'nests', 'llvm' "
             f"and 'asm', not {what!r}"
         )
+
+
+class Executable:
+    """A graph made ready to run as native code; the interface is that of the reference backend's.
+
+    Raises `Unsupported` for a graph that holds something for which there is no kernel.
+    """
+
+    def __init__(self, graph: Graph, target: Target | None = None, *, guarded: bool | None = None) -> None:
+        self.traced = graph
+        with collection_paused():
+            self.graph = passes.simplify(graph)
+            self.program = Program(lowered(self.graph), target, guarded=guarded)
+
+    def __call__(self, values: Sequence[Any]) -> list[Array]:
+        return self.program(values)
+
+    def run(self, values: Sequence[Any]) -> list[Array]:
+        """The call itself, which asks nothing of NumPy."""
+        return self.program(values)
+
+    def show(self, what: str) -> str:
+        """What `Program.show` shows, and "simplified" (the graph after the passes) or "passes"."""
+        match what:
+            case "simplified":
+                return str(self.graph)
+            case "passes":
+                return passes.report(self.traced)
+        return self.program.show(what)
+
+
+def compile_graph(graph: Graph) -> Executable | reference.Executable:
+    """A function from the values of the graph's inputs to those of its outputs.
+
+    What has no kernel yet runs on the reference backend, and says so: the values are the same, only later.
+    """
+    try:
+        return Executable(graph)
+    except Unsupported as reason:
+        file, line = user_line()
+        told = f"{reason}; the whole program runs on the numpy backend instead"
+        warnings.warn_explicit(told, UserWarning, file or "<unknown>", line)
+        return reference.compile_graph(graph)
