@@ -42,3 +42,13 @@ class Windows:
         """Inputs and targets of these windows, each of shape (len(starts), length, …)."""
         places = np.asarray(starts, dtype=np.int64)[:, None] + np.arange(self.length)
         return self.stream[places], self.stream[places + 1]
+
+    def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """All inputs and all targets as read-only views of the stream, (windows, length, …)."""
+        shape = (len(self), self.length, *self.stream.shape[1:])
+        strides = (self.stream.strides[0], *self.stream.strides)
+
+        def seen(start: int) -> npt.NDArray[Any]:
+            return np.lib.stride_tricks.as_strided(self.stream[start:], shape, strides, writeable=False)
+
+        return seen(0), seen(1)

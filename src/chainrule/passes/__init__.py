@@ -24,6 +24,12 @@ from chainrule.passes.common import share_common_subexpressions
 from chainrule.passes.constants import fold_constants
 from chainrule.passes.inlining import inline_calls
 from chainrule.passes.ordering import use_values_while_warm
+from chainrule.passes.products import (
+    gate_by_results,
+    multiply_single_products,
+    pad_before_convolving,
+    spell_out_logsumexp,
+)
 
 Pass = Callable[[Graph], Graph]
 
@@ -42,6 +48,23 @@ PASSES: tuple[Pass, ...] = (
 def simplify(graph: Graph) -> Graph:
     """`graph` after all passes: the same inputs and outputs, the same values."""
     for each in PASSES:
+        graph = each(graph)
+    return graph
+
+
+KERNEL_PASSES: tuple[Pass, ...] = (
+    inline_calls,
+    pad_before_convolving,
+    multiply_single_products,
+    spell_out_logsumexp,
+    gate_by_results,
+)
+"""What a backend that makes kernels of its own runs besides, between two rounds of the others."""
+
+
+def simplify_for_kernels(graph: Graph) -> Graph:
+    """`graph` in the form that kernels are made of."""
+    for each in (*PASSES, *KERNEL_PASSES, *PASSES[:-1]):
         graph = each(graph)
     return graph
 

@@ -137,7 +137,3 @@ def _everywhere(node: Node, number: float) -> Node:
 def _is_zero(node: Node) -> bool:
     value: Any = node.value
     return value is not None and value.size == 1 and value.flat[0] == 0
-
-
-FOR_KERNELS = (pad_before_convolving, multiply_single_products, spell_out_logsumexp, gate_by_results)
-"""In the order in which a backend that makes kernels runs them, before the passes of `passes.PASSES`."""

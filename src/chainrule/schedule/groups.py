@@ -309,13 +309,14 @@ class _Joining:
 
     # -- axes ------------------------------------------------------------------------------------------------
     def _axes_of(self, node: Node) -> Axes | None:
-        if node in self.axes:
-            return self.axes[node]
-        known = self.group.axes_of(node)
-        if known is None and is_view(node):
+        for known in (self.axes, self.suggested):
+            if node in known:
+                return known[node]
+        there = self.group.axes_of(node)
+        if there is None and is_view(node):
             inner = self._axes_of(node.operands[0])
             return None if inner is None else axes_through(node, inner)
-        return known if known is not None else self.suggested.get(node)
+        return there
 
     def _elementwise_axes(self, node: Node) -> Axes | None:
         """One axis of the group for every axis of `node`; None where its operands disagree."""

@@ -25,6 +25,7 @@ from chainrule.train.trainer import Trainer
 Array = np.ndarray[Any, Any]
 Data = tuple[Any, ...]
 SLICE_SECONDS = 0.2
+"""How often listeners are told."""
 CHECKPOINT_SECONDS = 2.0
 
 
@@ -80,8 +81,9 @@ class Loop:
         self.reason = ""
         self._gradient_norm = float("nan")
         self._stop_asked = False
-        self._saved_at = self._slice_at = time.monotonic()
-        self._slice_rows = 0
+        self._saved_at = self._told_at = time.monotonic()
+        self._told_rows = 0
+        self._step = 0
 
     def run(self) -> str:
         """Train to the end (from the checkpoint, if there is one) and return the reason for stopping."""
@@ -102,27 +104,34 @@ class Loop:
 
     # -- one epoch -----------------------------------------------------------------------------------------
     def _train_epoch(self) -> None:
-        """The steps that are left in this epoch, in slices short enough to stay responsive."""
+        """The steps that are left in this epoch; between slices there is time to tell, stop and save."""
         end = (self.epoch + 1) * self.per_epoch
-        while (left := end - int(self.trainer.count.item())) > 0:
-            self._slice_at, self._slice_rows = time.monotonic(), 0
-            last = self.trainer.run(self.data, left, on_step=self._after_step)
-            if left - self._steps_in_slice() > 0 or time.monotonic() - self._slice_at > SLICE_SECONDS / 4:
-                self._tell_slice(last)
+        while (left := end - self._step_now()) > 0:
+            self._told_at, self._told_rows = time.monotonic(), 0
+            self.trainer.run(self.data, left, on_slice=self._after_slice)
             if self._stop_asked:
                 self._interrupt()
-            if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+            if self._checkpoint_is_due():
                 self._checkpoint()
 
-    def _steps_in_slice(self) -> int:
-        return -(-self._slice_rows // self.trainer.batch_size)
+    def _step_now(self) -> int:
+        self._step = int(self.trainer.count.item())
+        return self._step
 
-    def _after_step(self, loss: float, gradient_norm: float, rows: int) -> bool:
-        self.loss_sum += loss * rows
-        self.row_count += rows
-        self._slice_rows += rows
-        self._gradient_norm = gradient_norm
-        return self._stop_asked or time.monotonic() - self._slice_at > SLICE_SECONDS
+    def _after_slice(self, losses: Array, norms: Array, rows: Array) -> bool:
+        sums = np.cumsum(np.concatenate([[self.loss_sum], losses * rows]))  # one by one, however they are cut
+        self.loss_sum = float(sums[-1])
+        self.row_count += int(rows.sum())
+        self._told_rows += int(rows.sum())
+        self._step += len(losses)
+        self._gradient_norm = float(norms[-1])
+        if time.monotonic() - self._told_at > SLICE_SECONDS:
+            self._tell_slice(float(losses[-1]))
+            self._told_at, self._told_rows = time.monotonic(), 0
+        return self._stop_asked or self._checkpoint_is_due()
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
 
     def _finish_epoch(self) -> None:
         row: dict[str, Any] = {
@@ -164,16 +173,16 @@ class Loop:
             each.on_slice(progress)
 
     def _progress(self, loss: float, validation_loss: float | None, row: dict[str, Any]) -> Progress:
-        elapsed = max(time.monotonic() - self._slice_at, 1e-9)
+        elapsed = max(time.monotonic() - self._told_at, 1e-9)
         known = ("epoch", "loss", "gradient_norm", "validation_loss")
         return Progress(
             epoch=self.epoch,
             epochs=self.epochs,
-            step=int(self.trainer.count.item()),
+            step=self._step,
             steps=self.epochs * self.per_epoch,
             loss=loss,
             gradient_norm=self._gradient_norm,
-            rows_per_second=self._slice_rows / elapsed,
+            rows_per_second=self._told_rows / elapsed,
             validation_loss=validation_loss,
             metrics={name: value for name, value in row.items() if name not in known},
         )

@@ -7,6 +7,7 @@ back, so a step can be repeated, checkpointed and replayed exactly.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,18 +15,24 @@ import numpy as np
 
 from chainrule import nn, optim, random
 from chainrule.backends.numpy import Executable
-from chainrule.errors import DataError, RunError, ShapeError
+from chainrule.data.windows import Windows
+from chainrule.errors import BoundsError, DataError, RunError, ShapeError
 from chainrule.nn import Module
 from chainrule.ops import as_array, no_grad, ops
 from chainrule.origin import Origin, because
 from chainrule.program import BACKENDS
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
+from chainrule.train.stepping import Stepper, stepper
 from chainrule.transform import value_and_grad
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import type_of
 
 Array = np.ndarray[Any, Any]
+OnStep = Callable[[float, float, int], bool | None]
+OnSlice = Callable[[Array, Array, Array], bool | None]
+SLICE_SECONDS = 0.1
+"""How long native code runs before Python looks after progress, Ctrl-C and checkpoints."""
 _ORDER = (
     0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
 )
@@ -60,7 +67,7 @@ class Trainer:
         clip_norm: float | None = None,
         batch_size: int = 64,
         seed: int = 0,
-        backend: str = "numpy",
+        backend: str = "native",
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -89,7 +96,7 @@ class Trainer:
         ]
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
-        self._steps: dict[Any, tuple[Program, Executable]] = {}
+        self._steps: dict[Any, tuple[Program, Stepper]] = {}
         self._forwards: dict[Any, tuple[Program, Executable]] = {}
 
     # -- the step as a program ---------------------------------------------------------------------------
@@ -129,7 +136,7 @@ class Trainer:
             self._batch(leaves, np.arange(min(rows or self.batch_size, len(leaves[0])))), structure
         )[0]
 
-    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Executable]:
+    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Stepper]:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
         if key not in self._steps:
 
@@ -137,7 +144,7 @@ class Trainer:
                 return self.step(*unflatten(structure, tensors))
 
             program = trace_program(traced, key[1])
-            self._steps[key] = program, BACKENDS[self.backend](program.graph)
+            self._steps[key] = program, stepper(program, self.backend)
         return self._steps[key]
 
     # -- running -----------------------------------------------------------------------------------------
@@ -146,47 +153,69 @@ class Trainer:
         data: tuple[Any, ...],
         steps: int,
         batches: Any = None,
-        on_step: Callable[[float, float, int], bool | None] | None = None,
+        on_step: OnStep | None = None,
+        on_slice: OnSlice | None = None,
     ) -> float:
         """Take `steps` steps and return the last loss; called again, it goes on.
 
-        data     ``(inputs, targets)`` or ``(inputs, targets, weights)``; each an array or a container of
-                 arrays with rows along the first axis
-        batches  integer array (steps, batch) of rows; None shuffles all rows anew every epoch
-        on_step  called with (loss, gradient norm, rows) after every step; a true result stops the run
+        data      ``(inputs, targets)`` or ``(inputs, targets, weights)``; each an array or a container of
+                  arrays with rows along the first axis; or `cr.data.Windows` of a stream
+        batches   integer array (steps, batch) of rows; None shuffles all rows anew every epoch
+        on_step   called with (loss, gradient norm, rows) after every step, which are then taken one by one;
+                  a true result stops the run
+        on_slice  called after every slice of about a tenth of a second with arrays of these, a number per
+                  step; a true result stops the run
         """
         leaves, structure = self.leaves(data)
+        count = len(leaves[0])
         chosen = (
-            self._shuffled(len(leaves[0]), steps) if batches is None else iter(self._checked(batches, steps))
+            self._shuffled(count, steps) if batches is None else iter([self._checked(batches, steps, count)])
         )
-        self._check_classes(data[1])
+        self._check_classes(data)
         last = float("nan")
-        state: dict[Cell, Any] = {}
+        pace = Pace(1 if on_step is not None else None)
+        current: Stepper | None = None
         try:
-            for rows in chosen:
-                batch = self._batch(leaves, rows)
-                program, execute = self._traced_step(batch, structure)
-                values = execute([*batch, *(state[c] if c in state else c.numpy() for c in program.read)])
-                state.update(zip(program.written, values[2:], strict=True))
-                last, self.gradient_norm = float(values[0]), float(values[1])
-                if on_step is not None and on_step(last, self.gradient_norm, len(rows)):
-                    break
+            for block in chosen:
+                batch = self._batch(leaves, block[0])
+                _, following = self._traced_step(batch, structure)
+                if following is not current:
+                    if current is not None:
+                        current.unload()
+                    current = following
+                    current.load()
+                for rows in pace.slices(block):
+                    noted = current.run(leaves, rows)
+                    last, self.gradient_norm = map(float, noted[-1])
+                    if self._stops(noted, rows, on_step, on_slice):
+                        return last
         finally:
-            for cell, value in state.items():
-                cell.assign(value)
+            if current is not None:
+                current.unload()
         return last
 
+    @staticmethod
+    def _stops(noted: Array, rows: Array, on_step: OnStep | None, on_slice: OnSlice | None) -> bool:
+        counts = np.full(len(rows), rows.shape[1])
+        stop = on_slice is not None and on_slice(noted[:, 0], noted[:, 1], counts)
+        if on_step is not None:
+            stop = on_step(float(noted[-1, 0]), float(noted[-1, 1]), rows.shape[1]) or stop
+        return bool(stop)
+
     def _shuffled(self, rows: int, steps: int) -> Iterator[Array]:
-        """Batches from where the count of steps stands, every epoch in an order of its own."""
-        per_epoch = self.steps_per_epoch(rows)
-        start = int(self.count.item())
-        epoch, order = -1, np.empty(0, np.int64)
-        for step in range(start, start + steps):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = self.order(rows, epoch)
-            at = step % per_epoch * self.batch_size
-            yield order[at : at + self.batch_size]
+        """Blocks (steps, batch) from where the count of steps stands, every epoch in an order of its own."""
+        per_epoch, size = self.steps_per_epoch(rows), self.batch_size
+        at, left = int(self.count.item()), steps
+        while left:
+            epoch, first = divmod(at, per_epoch)
+            order = self.order(rows, epoch)
+            whole = min(first + left, rows // size)
+            if first < whole:
+                yield order[first * size : whole * size].reshape(-1, size)
+            if whole < min(first + left, per_epoch):
+                yield order[whole * size :][None]
+            taken = min(left, per_epoch - first)
+            at, left = at + taken, left - taken
 
     def order(self, rows: int, epoch: int) -> Array:
         """The order in which `epoch` visits the rows."""
@@ -199,7 +228,7 @@ class Trainer:
 
     def leaves(self, data: tuple[Any, ...]) -> tuple[list[Array], Structure]:
         """The arrays of `data`, floats in the dtype of the model (cast here, once)."""
-        leaves, structure = flatten(tuple(data))
+        leaves, structure = flatten(data.arrays() if isinstance(data, Windows) else tuple(data))
         dtype = next(iter(self.parameters.values())).dtype
         arrays = [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves]
         arrays = [
@@ -212,10 +241,10 @@ class Trainer:
             raise DataError("there are no rows to train on")
         return arrays, structure
 
-    def _check_classes(self, targets: Any) -> None:
+    def _check_classes(self, data: Any) -> None:
         """A negative class number would count from the end, as indices do in NumPy, and train in silence."""
         if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
-            numbers = np.asarray(targets)
+            numbers = np.asarray(data.stream if isinstance(data, Windows) else data[1])
             wrong = (numbers < 0) & (numbers != self.loss.ignore_index)
             if numbers.dtype.kind in "iu" and wrong.any():
                 row = int(np.argwhere(wrong)[0][0])
@@ -229,14 +258,18 @@ class Trainer:
         return [np.take(leaf, rows, axis=0) for leaf in leaves]
 
     @staticmethod
-    def _checked(batches: Any, steps: int) -> Array:
+    def _checked(batches: Any, steps: int, count: int) -> Array:
         indices = np.asarray(batches)
         if indices.ndim != 2 or indices.dtype.kind not in "iu" or len(indices) < steps:
             raise ShapeError(
                 f"batches must be an integer array of shape (steps, batch) with at least {steps} steps, not "
                 f"{indices.dtype}{list(indices.shape)}"
             )
-        return indices[:steps]
+        indices = indices[:steps]
+        first, last = (indices.min(), indices.max()) if indices.size else (0, 0)
+        if first < 0 or last >= count:
+            raise BoundsError(f"batches name rows from {first} to {last}, but the rows are 0 to {count - 1}")
+        return indices
 
     # -- using the model -----------------------------------------------------------------------------------
     def predict(self, inputs: Any, batch_size: int = 4096) -> Array:
@@ -305,6 +338,29 @@ class Trainer:
         state = self.optimizer.with_scale(unflatten(self._state_structure, self._state), scale)
         for cell, leaf in zip(self._state, flatten(state)[0], strict=True):
             cell.assign(leaf)
+
+
+class Pace:
+    """Cuts blocks of steps into slices that take about SLICE_SECONDS, as the last ones went.
+
+    What a slice is changes nothing about the result.
+    """
+
+    def __init__(self, fixed: int | None = None) -> None:
+        self._fixed = fixed
+        self._steps = fixed or 1
+
+    def slices(self, block: Array) -> Iterator[Array]:
+        """The rows of a block, a slice after the other."""
+        at = 0
+        while at < len(block):
+            part = block[at : at + self._steps]
+            started = time.perf_counter()
+            yield part
+            if self._fixed is None:
+                each = (time.perf_counter() - started) / len(part)
+                self._steps = max(1, min(8 * self._steps, int(SLICE_SECONDS / max(each, 1e-9))))
+            at += len(part)
 
 
 def _cell(leaf: Any, name: str) -> Buffer:

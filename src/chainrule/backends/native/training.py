@@ -1,0 +1,247 @@
+"""The training loop as native code: gather a minibatch, take a step, note its numbers, again.
+
+    void train(ptr table, ptr data, ptr rows, ptr noted, i64 first, i64 last)
+
+`table` holds the base pointers of the step (see `step`); `data` for every array of the data its address and
+the bytes from one row to the next; `rows` the row numbers of all steps, a batch after the other; `noted` has
+room for a float64 per step and number that is noted. Parameters and optimizer state stay in the arena from
+step to step, and from call to call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from chainrule.backends.native.arena import address
+from chainrule.backends.native.calling import Frame, array_at
+from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Function, Index, Module, Value
+from chainrule.backends.native.engine import EMITTERS, Program
+from chainrule.backends.native.step import Emitter, Step, flushing_denormals
+from chainrule.backends.native.target import Target
+from chainrule.graph import Array, Graph
+from chainrule.schedule.kernels import View
+from chainrule.schedule.lower import schedule
+from chainrule.types import Shape
+
+_NEAR = 256
+"""Bytes of a row from which on the next row is fetched into the cache while this one is copied."""
+_LINE = 64
+
+
+class Training(Program):
+    """The step of a trainer, run many times in one call.
+
+    graph   inputs: `leaves` arrays of a batch, then state; outputs: `noted` scalars, then new state
+    state   output → input whose value it replaces (both by number)
+    """
+
+    def __init__(
+        self, graph: Graph, leaves: int, noted: int, state: Mapping[int, int],
+        target: Target | None = None, *, guarded: bool | None = None,
+        emitters: Mapping[type, Emitter] = EMITTERS,
+    ) -> None:  # fmt: skip
+        self.graph = graph
+        self._leaves, self._noted = leaves, noted
+        made = schedule(graph, owned=True, state=state)
+        super().__init__(made, target, guarded=guarded, emitters=emitters)
+        pointer, index = ctypes.c_void_p, ctypes.c_int64
+        self._train = self.code.function("train", pointer, pointer, pointer, pointer, index, index)
+        self._frame = Frame(self.plan, self._constants, self._scratch)
+        self._resident: list[Any] = [None] * (len(graph.inputs) - leaves)
+
+    def emit(self) -> Step:
+        """The step's code, and the loop around it."""
+        made = super().emit()
+        _emit_train(made.module, self)
+        return made
+
+    def _key(self) -> str:
+        """Besides the step: where a batch lies, and what is noted."""
+        views = [
+            (self.plan.places[v.buffer], v.offset, v.shape, v.strides, v.buffer.dtype) for v in self._seen
+        ]
+        return sha256(f"{super()._key()} {self._leaves} {views}".encode()).hexdigest()
+
+    # -- running ---------------------------------------------------------------------------------------------
+    def load(self, values: Sequence[Array]) -> None:
+        """Put the values of the state into the arena (those that are not there already)."""
+        for view, value, there in zip(
+            self.schedule.inputs[self._leaves :], values, self._resident, strict=True
+        ):
+            if there is not value:
+                self._array(view)[...] = value
+        self.holds(values)
+
+    def holds(self, values: Sequence[Array]) -> None:
+        """Say that these arrays are the values of the state that is in the arena."""
+        self._resident = list(values)
+
+    def run(self, data: Sequence[Array], rows: Array) -> Array:
+        """Train on batches of `rows` (steps, batch), an int64 array; what was noted, (steps, numbers).
+
+        The rows of each array of `data` must be dense (`row_is_dense`), and all numbers those of a row.
+        """
+        steps = len(rows)
+        noted = np.empty((steps, self._noted))
+        given = np.array([each for leaf in data for each in (leaf.ctypes.data, leaf.strides[0])], np.int64)
+        self._train(self._frame.table, address(given), address(rows), address(noted), 0, steps)
+        if self._reported is not None:
+            self._raise_reported(self._reported())
+        return noted
+
+    def state(self) -> list[Array]:
+        """The new values of the state, in the order of the outputs, as arrays that nobody else holds."""
+        values = []
+        for number in range(self._noted, len(self.schedule.outputs)):
+            value = np.array(self._array(self.schedule.outputs[number]), order="C")
+            value.flags.writeable = False
+            values.append(value)
+        return values
+
+    def _array(self, view: View) -> Array:
+        place = self.plan.places[view.buffer]
+        return array_at(self._frame.memory[place.slot], view, place.offset)
+
+    # -- for the code ----------------------------------------------------------------------------------------
+    @property
+    def batch(self) -> tuple[View, ...]:
+        """Where the arrays of a batch lie."""
+        return self.schedule.inputs[: self._leaves]
+
+    @property
+    def notes(self) -> tuple[View, ...]:
+        """Where the numbers lie that are noted after a step."""
+        return self.schedule.outputs[: self._noted]
+
+    @property
+    def _seen(self) -> tuple[View, ...]:
+        return (*self.batch, *self.notes)
+
+
+def row_is_dense(array: Array) -> bool:
+    """True when the elements of every row lie side by side in memory, in their order."""
+    expected = array.itemsize
+    for extent, stride in zip(reversed(array.shape[1:]), reversed(array.strides[1:]), strict=True):
+        if extent != 1 and stride != expected:
+            return False
+        expected *= extent
+    return True
+
+
+# -- code ----------------------------------------------------------------------------------------------------
+def _emit_train(module: Module, training: Training) -> None:
+    names = ("table", "data", "rows", "noted", "first", "last")
+    types = (POINTER, POINTER, POINTER, POINTER, INDEX, INDEX)
+    train = Function(module, "train", list(zip(names, types, strict=True)), internal=False)
+    table, data, rows, noted, first, last = train.arguments
+    target = training.target
+
+    def place(view: View) -> Value:
+        slot, offset = training.plan.places[view.buffer]
+        base = train.load(train.at(table, slot, POINTER), POINTER)
+        return train.at(base, offset + view.offset * view.buffer.dtype.itemsize, "i8")
+
+    size = training.batch[0].shape[0]
+    gathers = [_emit_gather(module, f"rows_of_{k}", view) for k, view in enumerate(training.batch)]
+
+    def step(number: Index, _: list[Value]) -> None:
+        chosen = train.at(rows, train.mul(number, size), INDEX)
+        for k, (name, view) in enumerate(zip(gathers, training.batch, strict=True)):
+            array = train.load(train.at(data, 2 * k, POINTER), POINTER)
+            apart = train.load(train.at(data, 2 * k + 1, INDEX), INDEX)
+            train.call(name, "void", [array, apart, chosen, place(view)])
+        train.call("step", "void", [table])
+        for k, view in enumerate(training.notes):
+            value = train.load(place(view), SCALARS[view.buffer.dtype.name])
+            wide = value if value.type == "double" else train.convert("fpext", value, "double")
+            at = train.add(train.mul(number, len(training.notes)), k)
+            train.store(wide, train.at(noted, at, "double"))
+
+    def loop() -> None:
+        train.loop(first, last, 1, [], step)
+
+    flushing_denormals(train, target, loop)
+    train.give_back()
+
+
+def _emit_gather(module: Module, name: str, view: View) -> str:
+    """``void gather(ptr data, i64 bytes from row to row, ptr row numbers, ptr batch)``."""
+    arguments = [("data", POINTER), ("apart", INDEX), ("rows", POINTER), ("batch", POINTER)]
+    function = Function(module, name, arguments)
+    data, apart, rows, batch = function.arguments
+    size, itemsize = view.shape[0], view.buffer.dtype.itemsize
+    bytes_ = math.prod(view.shape[1:]) * itemsize
+
+    def row(number: Index) -> Value:
+        chosen = function.load(function.at(rows, number, INDEX), INDEX)
+        return function.at(data, function.mul(chosen, apart), "i8")
+
+    def copy(number: Index, _: list[Value]) -> None:
+        source = row(number)
+        target = function.at(batch, function.mul(number, view.strides[0] * itemsize), "i8")
+        if bytes_ >= _NEAR:
+            following = row(function.smaller(function.add(number, 1), size - 1))
+            _fetch(function, following, bytes_)
+        _copy_row(function, source, target, view.shape[1:], view.strides[1:], itemsize)
+
+    if size and bytes_:
+        function.loop(0, size, 1, [], copy)
+    function.give_back()
+    return name
+
+
+def _fetch(function: Function, pointer: Value, size: int) -> None:
+    function.loop(
+        0, size, _LINE, [], lambda at, _: function.prefetch(function.at(pointer, at, "i8"), locality=2)
+    )
+
+
+def _copy_row(
+    function: Function, source: Value, target: Value, shape: Shape, strides: Shape, itemsize: int
+) -> None:
+    """Dense elements to elements with strides: axis by axis, the last dense ones at once."""
+    run, axes = itemsize, len(shape)
+    while axes and (shape[axes - 1] == 1 or strides[axes - 1] * itemsize == run):
+        axes -= 1
+        run *= shape[axes]
+    if axes == 0:
+        _copy_bytes(function, source, target, run)
+        return
+    inside = math.prod(shape[1:]) * itemsize
+
+    def part(at: Index, _: list[Value]) -> None:
+        _copy_row(
+            function,
+            function.at(source, function.mul(at, inside), "i8"),
+            function.at(target, function.mul(at, strides[0] * itemsize), "i8"),
+            shape[1:],
+            strides[1:],
+            itemsize,
+        )
+
+    function.loop(0, shape[0], 1, [], part)
+
+
+def _copy_bytes(function: Function, source: Value, target: Value, size: int) -> None:
+    """`size` bytes, in vectors, then in halves of vectors down to single bytes."""
+    at = size // _LINE * _LINE
+
+    def line(position: Index, _: list[Value]) -> None:
+        value = function.load(function.at(source, position, "i8"), f"<{_LINE} x i8>")
+        function.store(value, function.at(target, position, "i8"))
+
+    function.loop(0, at, _LINE, [], line)
+    width = _LINE // 2
+    while at < size:
+        if size - at >= width:
+            type_ = f"i{8 * width}" if width <= 8 else f"<{width} x i8>"
+            value = function.load(function.at(source, at, "i8"), type_, align=1)
+            function.store(value, function.at(target, at, "i8"), align=1)
+            at += width
+        width //= 2
