@@ -47,11 +47,14 @@ def load(command: str, name: str, settings: Result) -> Result | None:
 
 
 def collect() -> dict[str, dict[str, Result]]:
-    """Everything measured so far, whatever the source: command → workload → result."""
+    """Everything measured on exactly this source: command → workload → result."""
     found: dict[str, dict[str, Result]] = {}
+    source = fingerprint()
     for path in sorted(FOLDER.glob("*.json"), key=_by_number):
         command, _, name = path.stem.partition("-")
-        found.setdefault(command, {})[name] = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["source"] == source:
+            found.setdefault(command, {})[name] = result
     return found
 
 
@@ -61,7 +64,7 @@ def _by_number(path: Path) -> list[tuple[str, int]]:
 
 
 def publish() -> dict[str, dict[str, Result]]:
-    """Commands measured anew replace those published before; the rest stays."""
+    """Commands measured anew replace those published before, whole; so no table mixes two sources."""
     published = read_published() | collect()
     PUBLISHED.parent.mkdir(exist_ok=True)
     PUBLISHED.write_text(json.dumps(published, indent=1) + "\n", encoding="utf-8")

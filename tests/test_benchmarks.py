@@ -205,6 +205,7 @@ def test_results_hold_for_their_source_and_settings(monkeypatch: pytest.MonkeyPa
     assert list(results.publish()["scaling"]) == ["depth=2", "width=64", "width=256"]
     monkeypatch.setattr(results, "fingerprint", lambda: "another")
     assert results.load("scaling", "width=64", {"rounds": 5}) is None
+    assert results.collect() == {}
 
 
 def test_every_contest_has_its_table_and_its_promises() -> None:
