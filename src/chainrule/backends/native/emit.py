@@ -384,20 +384,26 @@ class Function:
             return Value(f"<{bits}>", vector("i1", lanes))
         return self.compare("slt", self.lane_numbers(lanes), self.splat(count, lanes))
 
-    def reduce(self, combiner: str, value: Value) -> Value:
+    def reduce(self, combiner: str, value: Value, unsigned: bool = False) -> Value:
         """All lanes combined ("sum", "max", "min", "any", "all") into one scalar.
 
         Floating sums are combined pairwise, lower half with upper half.
         """
         lanes = lanes_of(value.type)
-        while lanes > 1:
+        if combiner in ("any", "all") and lanes > 1:
+            bits = self.convert("bitcast", value, f"i{lanes}")
+            found = ("ne", 0) if combiner == "any" else ("eq", -1)
+            return self.compare(found[0], bits, constant(found[1], bits.type))
+        if lanes == 1:
+            return value
+        while lanes > 2:
             lanes //= 2
             low = self.shuffle(value, Value("poison", value.type), range(lanes))
             high = self.shuffle(value, Value("poison", value.type), range(lanes, 2 * lanes))
-            value = self.combine(combiner, low, high)
-        return self.extract(value, 0) if value.type.startswith("<") else value
+            value = self.combine(combiner, low, high, unsigned)
+        return self.combine(combiner, self.extract(value, 0), self.extract(value, 1), unsigned)
 
-    def combine(self, combiner: str, a: Value, b: Value) -> Value:
+    def combine(self, combiner: str, a: Value, b: Value, unsigned: bool = False) -> Value:
         """Two (vectors of) numbers combined as a reduction does it; NaN wins in "max" and "min"."""
         floating = scalar_of(a.type) in ("float", "double")
         if combiner == "sum":
@@ -408,7 +414,8 @@ class Function:
             first = self.compare("ogt" if combiner == "max" else "olt", a, b)
             first = self.binary("or", first, self.compare("uno", a, a))
         else:
-            first = self.compare("sgt" if combiner == "max" else "slt", a, b)
+            sign = "u" if unsigned else "s"
+            first = self.compare(f"{sign}gt" if combiner == "max" else f"{sign}lt", a, b)
         return self.select(first, a, b)
 
 
