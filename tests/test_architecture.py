@@ -19,6 +19,7 @@ IMPORTED_IN_FUNCTIONS = {
     "altair",
     "duckdb",
     "jax",
+    "llvmlite",
     "rich",
     "safetensors",
     "scipy",
