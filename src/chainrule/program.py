@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from chainrule.active import is_transforming
 from chainrule.backends import numpy as reference
+from chainrule.backends.native import engine as native
 from chainrule.control import Arguments
 from chainrule.errors import ChainruleError
 from chainrule.graph import CONSTANT, PLAIN, Node
@@ -20,7 +21,11 @@ from chainrule.trace import Program, inside_trace, own, trace_program
 from chainrule.tree import tree_map
 from chainrule.types import Type
 
-BACKENDS: dict[str, Callable[..., reference.Executable]] = {"numpy": reference.compile_graph}
+Executable = reference.Executable | native.Executable
+BACKENDS: dict[str, Callable[..., Executable]] = {
+    "native": native.compile_graph,
+    "numpy": reference.compile_graph,
+}
 _KEPT = 64
 _MANY = 8
 
@@ -29,7 +34,7 @@ class Specialisation(NamedTuple):
     """A program and what a backend made of it."""
 
     program: Program
-    run: reference.Executable
+    run: Executable
 
 
 class Compiled:
@@ -40,7 +45,7 @@ class Compiled:
     Inside another function that is traced or differentiated it is simply a part of that function.
     """
 
-    def __init__(self, function: Callable[..., Any], backend: str = "numpy") -> None:
+    def __init__(self, function: Callable[..., Any], backend: str = "native") -> None:
         if backend not in BACKENDS:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         self.function = function
@@ -113,8 +118,9 @@ class Compiled:
     def show(self, what: str = "graph") -> str:
         """What was traced so far, as text: "graph", or what the backend shows of how it runs.
 
-        The numpy backend has "passes" (what each pass left), "simplified" (the graph after them) and
-        "python" (the function that runs).
+        Both backends have "passes" (what each pass left) and "simplified" (the graph after them). The native
+        one has "kernels" (a table), "nests" (their loops), "llvm" and "asm"; the numpy one "python" (the
+        function that runs).
         """
         specialisations = [each for made in self._specialisations.values() for each in made]
         if what == "graph":
@@ -122,7 +128,7 @@ class Compiled:
         return "\n\n".join(run.show(what) for _, run in specialisations)
 
 
-def compile(function: Callable[..., Any] | None = None, *, backend: str = "numpy") -> Any:
+def compile(function: Callable[..., Any] | None = None, *, backend: str = "native") -> Any:
     """Trace `function` into one graph per combination of shapes and dtypes and run it with `backend`.
 
     Results are plain values. To differentiate, compile the gradient (`cr.compile(cr.value_and_grad(f))`) or

@@ -84,7 +84,7 @@ class Training:
     restore_best: bool = True
     """Keep the weights of the epoch with the best validation loss, also without early stopping."""
     seed: int = 0
-    backend: str = "numpy"
+    backend: str = "native"
 
 
 _DEFAULT_OPTIMIZER: dict[str, Any] = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}

@@ -42,7 +42,7 @@ def fit(
     early_stopping: int | None = None,
     restore_best: bool = True,
     seed: int = 0,
-    backend: str = "numpy",
+    backend: str = "native",
     callbacks: Sequence[Callback] = (),
     runs: str | Path | None = None,
     resume: str | Path | None = None,

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from chainrule import nn, optim, random
-from chainrule.backends.numpy import Executable
 from chainrule.data.windows import Windows
 from chainrule.errors import BoundsError, DataError, RunError, ShapeError
 from chainrule.nn import Module
 from chainrule.ops import as_array, no_grad, ops
 from chainrule.origin import Origin, because
-from chainrule.program import BACKENDS
+from chainrule.program import BACKENDS, Executable
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
 from chainrule.train.stepping import Stepper, stepper

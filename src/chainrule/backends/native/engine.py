@@ -177,7 +177,7 @@ class Executable:
     def __init__(self, graph: Graph, target: Target | None = None, *, guarded: bool | None = None) -> None:
         self.traced = graph
         with collection_paused():
-            self.graph = passes.simplify(graph)
+            self.graph = passes.simplify_for_kernels(graph)
             self.program = Program(lowered(self.graph), target, guarded=guarded)
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
