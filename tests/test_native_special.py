@@ -213,14 +213,18 @@ def test_scatter_in_the_middle(target: Target) -> None:
 # -- indices out of range ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("bad", [5, -6, 2**40, -(2**63), 2**63 - 1])
 def test_out_of_range_is_noted_and_touches_nothing(bad: int, target: Target) -> None:
-    indices = np.array([0, bad, 4, -5])
-    for name, operand, attributes in (
-        ("gather", numbers((5, 33)), {}), ("scatter", numbers((4, 33)), {"shape": (5, 33)}),
-    ):  # fmt: skip
-        _, status = run(name, [operand, indices], {"axis": 0, **attributes}, target)
+    indices = np.tile([0, 4, -5, 3], 6)
+    indices[17] = bad
+    for name, operands, attributes in (
+        ("gather", [numbers((5, 33)), indices], {"axis": 0}),
+        ("scatter", [numbers((24, 33)), indices], {"axis": 0, "shape": (5, 33)}),
+        ("checked_indices", [indices], {"axis": 1, "extent": 5}),
+        ("checked_indices", [indices.reshape(4, 6).T], {"axis": 1, "extent": 5}),
+    ):
+        _, status = run(name, operands, attributes, target)
         assert status == failure_number("kernel")
         with pytest.raises(IndexError):
-            record(name).meaning(np, operand, indices, axis=0, **attributes)
+            record(name).meaning(np, *operands, **attributes)
 
 
 def test_every_index_is_out_of_range_on_an_axis_of_length_0() -> None:
@@ -242,6 +246,14 @@ def test_the_status_is_taken_once_and_the_error_names_place_and_size() -> None:
     assert (status(), status()) == (failure_number("kernel"), 0)
     with pytest.raises(IndexError, match=r"gather float32\[1,2\]: .* out of bounds for axis 0 with size 5"):
         raise bounds_error([kernel])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_indices_alone(dtype: str, target: Target) -> None:
+    indices = RANDOM.integers(0 if dtype.startswith("u") else -90, 90, (7, 37)).astype(dtype)
+    for layout in LAYOUTS:
+        agree("checked_indices", [indices], target, layout, extent=90, axis=0)
+        agree("checked_indices", [strided(indices)], target, layout, extent=300, axis=1)
 
 
 # -- extremes ----------------------------------------------------------------------------------------------

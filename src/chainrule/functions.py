@@ -16,8 +16,8 @@ from chainrule.tensor import Tensor
 # Records that only other records, methods of Tensor or layers use.
 INTERNAL = frozenset(
     {
-        "arange_node", "convolve", "fold_in", "gather", "getitem", "identity", "place", "random_bits",
-        "scatter", "slice",
+        "arange_node", "checked_indices", "convolve", "fold_in", "gather", "getitem", "identity", "place",
+        "random_bits", "scatter", "slice",
     }
 )  # fmt: skip
 PUBLIC = tuple(sorted(name for name in REGISTRY if name not in INTERNAL and name != "stop_gradient"))

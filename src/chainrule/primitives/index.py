@@ -103,7 +103,7 @@ def _scatter(xp: Any, x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
         np.add.at(full, indices, x)
         return full
     before, extents, after = shape[:axis], shape[axis : axis + len(indices)], shape[axis + len(indices) :]
-    rows = _row_numbers(indices, extents)
+    rows = _row_numbers(indices, extents, axis)
     # Every single number gets its own index: np.add.at is 2 to 5 times quicker on flat arrays than on rows.
     groups = np.arange(math.prod(before))[:, None] * math.prod(extents) + rows
     width = math.prod(after)
@@ -112,15 +112,21 @@ def _scatter(xp: Any, x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
     return full.reshape(shape)
 
 
-def _row_numbers(indices: Sequence[Any], extents: Sequence[int]) -> Any:
-    """Positions along several axes as positions along all of them laid end to end."""
+def _row_numbers(indices: Sequence[Any], extents: Sequence[int], axis: int) -> Any:
+    """Positions along consecutive axes as positions along all of them laid end to end."""
     rows = np.zeros((), np.int64)
-    for each, extent in zip(indices, extents, strict=True):
-        if each.size and not (-extent <= each.min() and each.max() < extent):
-            raise IndexError(f"indices from {each.min()} to {each.max()} for an axis of length {extent}")
-        places = each.astype(np.int64)  # uint8 could not count to 300
-        rows = rows * extent + np.where(places < 0, places + extent, places)
+    for k, (each, extent) in enumerate(zip(indices, extents, strict=True)):
+        rows = rows * extent + _from_start(each, extent, axis + k)
     return rows.reshape(-1)
+
+
+def _from_start(indices: Any, extent: int, axis: int) -> Any:
+    """Indices as positions counted from the start of an axis, in int64: uint8 could not count to 300."""
+    if indices.size and not (-extent <= indices.min() and indices.max() < extent):
+        number = indices.min() if indices.min() < -extent else indices.max()
+        raise IndexError(f"index {number} is out of bounds for axis {axis} with size {extent}")
+    positions = indices.astype(np.int64)
+    return np.where(positions < 0, positions + extent, positions)
 
 
 def _scatter_oracle(x: Any, *indices: Any, shape: Shape, axis: int) -> Any:
@@ -165,6 +171,36 @@ SCATTER = Primitive(
     oracle=_scatter_oracle,
     feeds=_scatter_feeds,
     ulps=16.0,
+)
+
+
+# -- indices alone ---------------------------------------------------------------------------------------
+def _checked_type(indices: Type, extent: int, axis: int) -> Type:
+    _check_indices([indices], (extent,))
+    return Type(indices.shape, np.dtype(np.int32 if extent <= np.iinfo(np.int32).max else np.int64))
+
+
+def _checked(xp: Any, indices: Any, extent: int, axis: int) -> Any:
+    dtype = _checked_type(Type(indices.shape, np.dtype(indices.dtype)), extent, axis).dtype
+    if in_numpy(xp):
+        return _from_start(indices, extent, axis).astype(dtype)
+    return xp.where(indices < 0, indices.astype(np.int64) + extent, indices).astype(dtype)
+
+
+CHECKED_INDICES = Primitive(
+    "checked_indices",
+    "Indices as positions counted from the start of an axis of some extent; one beyond its ends raises.",
+    _checked_type,
+    _checked,
+    None,
+    (
+        Sample((np.array([0, 2, -1, -3]),), {"extent": 3, "axis": 0}, value=[0, 2, 2, 0]),
+        Sample((np.array([[200], [7]], np.uint8),), {"extent": 300, "axis": 1}),
+        Sample((np.zeros((0, 2), np.int64),), {"extent": 0, "axis": 0}),
+    ),
+    analytic=False,
+    oracle=lambda indices, extent, axis: np.arange(extent, dtype=np.int32)[indices],
+    feeds=lambda place, indices, extent, axis: [[place]],
 )
 
 
@@ -238,7 +274,7 @@ def _triangle(ops: Any, x: Any, k: int, lower: bool) -> Any:
 
 _POSITIONS = np.array([[2, 0], [1, 1]])
 RECORDS: tuple[Primitive | Composite, ...] = (
-    GATHER, SCATTER, IOTA,
+    GATHER, SCATTER, CHECKED_INDICES, IOTA,
     Composite(
         "take", "Elements at integer positions along an axis.", _take,
         (

@@ -45,8 +45,11 @@ from chainrule.schedule.views import (
 from chainrule.types import Shape, Type
 
 SPECIAL = frozenset(
-    ("gather", "scatter", "argmax", "argmin", "argsort", "cumulative_sum", "fold_in", "random_bits")
-)
+    (
+        "gather", "scatter", "checked_indices", "argmax", "argmin", "argsort", "cumulative_sum", "fold_in",
+        "random_bits",
+    )
+)  # fmt: skip
 """Primitives with a kernel of their own."""
 _FEW = 8
 INT64 = np.dtype(np.int64)

@@ -141,23 +141,48 @@ class _Lookup:
         for pointer, place, dtype, extent, stride in zip(
             self._pointers, places, self._dtypes, self.extents, self._strides, strict=True
         ):
-            number = self._position(pointer, place, dtype, extent)
-            outside = function.compare("uge", number, constant(extent, INDEX))
-            if noted:
-                function.if_then(outside, lambda: note_failure(function))
-            inside = function.select(outside, constant(0, INDEX), number)
-            total = function.add(total, function.mul(inside, stride))
+            at = function.at(pointer, place, SCALARS[dtype.name])
+            total = function.add(
+                total, function.mul(_position(function, at, dtype, extent, 1, noted), stride)
+            )
         return total
 
-    def _position(self, pointer: Value, place: Index, dtype: np.dtype[np.generic], extent: int) -> Value:
-        function = self._function
-        type_ = SCALARS[dtype.name]
-        number = function.load(function.at(pointer, place, type_), type_)
-        if dtype.kind == "u":
-            return function.convert("zext", number, INDEX)
-        number = function.convert("sext", number, INDEX)
-        from_end = function.binary("add", number, constant(extent, INDEX))
-        return function.select(function.compare("slt", number, constant(0, INDEX)), from_end, number)
+
+def _position(
+    function: Function, pointer: Value, dtype: np.dtype[np.generic], extent: int, width: int, noted: bool
+) -> Value:
+    """`width` indices as positions counted from the start of an axis; 0 for one that is out of range."""
+    number = function.load(pointer, vector(SCALARS[dtype.name], width))
+    type_ = vector(INDEX, width)
+    number = function.convert("zext" if dtype.kind == "u" else "sext", number, type_)
+    if dtype.kind == "i":
+        from_end = function.binary("add", number, constant(extent, type_))
+        number = function.select(function.compare("slt", number, constant(0, type_)), from_end, number)
+    outside = function.compare("uge", number, constant(extent, type_))
+    if noted:
+        bits = function.convert("bitcast", outside, f"i{width}")
+        somewhere = function.compare("ne", bits, constant(0, f"i{width}"))
+        function.if_then(somewhere, lambda: note_failure(function))
+    return function.select(outside, constant(0, type_), number)
+
+
+# -- indices alone -----------------------------------------------------------------------------------------
+def emit_checked_indices(function: Function, kernel: Special, target: Target) -> Emitted:
+    """Indices as positions counted from the start of an axis."""
+    (indices,), out = kernel.operands, kernel.target
+    source, destination = views_of(function)
+    axes = merged(out.shape, indices.strides, out.strides)
+    given, wanted = indices.buffer.dtype, SCALARS[out.buffer.dtype.name]
+    lanes = target.lanes(np.int64)
+
+    def check(offsets: list[Index], width: int) -> None:
+        at = function.at(source, offsets[0], SCALARS[given.name])
+        positions = _position(function, at, given, kernel.attributes["extent"], width, True)
+        narrow = function.convert("trunc", positions, vector(wanted, width))
+        function.store(narrow, function.at(destination, offsets[1], wanted))
+
+    each_stretch(function, axes, lanes, check, units_of(function))
+    return Emitted(count_units(axes, lanes))
 
 
 # -- scatter -----------------------------------------------------------------------------------------------

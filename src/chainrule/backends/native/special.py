@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Module
-from chainrule.backends.native.indexing import emit_gather, emit_scatter
+from chainrule.backends.native.indexing import emit_checked_indices, emit_gather, emit_scatter
 from chainrule.backends.native.ordering import emit_argsort, emit_cumulative_sum, emit_extreme
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.threefry import emit_fold_in, emit_random_bits
@@ -14,6 +14,7 @@ from chainrule.schedule.kernels import Special, places
 _EMITTERS: dict[str, Callable[[Function, Special, Target], Emitted]] = {
     "gather": emit_gather,
     "scatter": emit_scatter,
+    "checked_indices": emit_checked_indices,
     "argmax": emit_extreme,
     "argmin": emit_extreme,
     "argsort": emit_argsort,
@@ -28,7 +29,7 @@ SPECIALS = frozenset(_EMITTERS)
 def emit_special(module: Module, name: str, kernel: Special, target: Target) -> Emitted:
     """Write the function of a special kernel into a module.
 
-    A gather or scatter that meets an index out of range says so through `status`.
+    One that meets an index out of range says so through `status`.
 
     >>> import numpy as np
     >>> from chainrule.backends.native.emit import Module

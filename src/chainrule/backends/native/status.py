@@ -44,8 +44,10 @@ def note_failure(function: Function) -> None:
 
 
 def indexed_axes(kernel: Special) -> tuple[tuple[int, int], ...]:
-    """(axis, length) of the axes that the indices of a gather or a scatter run over."""
+    """(axis, length) of the axes that the indices of a kernel run over."""
     axis, count = kernel.attributes["axis"], len(kernel.operands) - 1
+    if kernel.record == "checked_indices":
+        return ((axis, kernel.attributes["extent"]),)
     shape = (kernel.operands[0] if kernel.record == "gather" else kernel.target).shape
     return tuple((k, shape[k]) for k in range(axis, axis + count))
 
