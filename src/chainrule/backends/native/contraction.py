@@ -47,17 +47,17 @@ _LINE = 64
 
 def emit_contraction(module: Module, name: str, kernel: Contraction, target: Target) -> Emitted:
     """Write the function of a contraction; see `places` for its arguments."""
-    plan = make_plan(kernel, target)
     pointers = [(f"place{number}", POINTER) for number in range(len(places(kernel)))]
     arguments = [*pointers, ("scratch", POINTER), ("first", INDEX), ("last", INDEX)]
     function = Function(module, name, arguments)
-    scratch = 0
-    if plan.units:
+    emitted = Emitted(0)
+    if 0 not in kernel.extents[: kernel.outputs]:
+        plan = make_plan(kernel, target)
         writer = _Writer(function, kernel, plan)
         writer.write()
-        scratch = writer.scratch
+        emitted = Emitted(plan.units, writer.scratch)
     function.give_back()
-    return Emitted(plan.units, scratch)
+    return emitted
 
 
 class _Panel(NamedTuple):
@@ -232,7 +232,7 @@ class _Writer:
         for kind in kinds:
             low = begin if len(kinds) == 1 else function.larger(begin, kind[0])
             high = end if len(kinds) == 1 else function.smaller(end, kind[1])
-            function.loop(low, high, 1, [], lambda number, _, kind=kind: tile(kind, number))  # type: ignore
+            function.loop(low, high, 1, [], lambda number, _, kind=kind: tile(kind, number))  # type: ignore[misc]
 
     # -- sums ------------------------------------------------------------------------------------------------
     def _zeros(self, tile: Tile) -> list[Value]:

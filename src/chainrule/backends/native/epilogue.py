@@ -146,7 +146,7 @@ class Epilogue:
         )  # fmt: skip
 
     def _store(self, point: _Point) -> None:
-        """The statements at one place; all are computed before any is stored, for what is loaded may change."""
+        """The statements at one place; all are computed first, for storing may change what is loaded."""
         tile, place = point.tile, point.place
         values = [self._value(each.value, point) for each in self._statements]
         for statement, value in zip(self._statements, values, strict=True):

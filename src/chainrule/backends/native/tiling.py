@@ -123,7 +123,7 @@ class Plan:
 
 
 def make_plan(kernel: Contraction, target: Target) -> Plan:
-    """The plan for a contraction on a processor."""
+    """The plan for a contraction that has an output, on a processor."""
     outputs, summed, lane = _axes(kernel)
     dot = lane in summed
     widest = target.lanes("float64" if kernel.left.buffer.dtype.itemsize == 8 else "float32")
@@ -151,8 +151,7 @@ def make_plan(kernel: Contraction, target: Target) -> Plan:
         empty=any(axis.extent == 0 for axis in summed), units=0,
     )  # fmt: skip
     plan = _with_packing(plan) if pack else plan
-    units = 0 if 0 in kernel.extents[: kernel.outputs] else plan.runs * rows.pieces
-    return replace(plan, units=units, block=0 if dot else _block(plan))
+    return replace(plan, units=plan.runs * rows.pieces, block=0 if dot else _block(plan))
 
 
 # -- axes ----------------------------------------------------------------------------------------------------
