@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import chainrule as cr
 from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Emitted, Function, Module
 from chainrule.backends.native.engine import Program
 from chainrule.backends.native.target import Target
-from chainrule.errors import GraphError
+from chainrule.errors import BoundsError, GraphError
 from chainrule.schedule.interpret import interpret
 from chainrule.schedule.kernels import (
     Access,
@@ -393,3 +394,47 @@ def test_after_fork_parent_and_child_have_memory_of_their_own() -> None:
     for k in range(5):
         np.testing.assert_array_equal(program((k * y, x))[1], 2 * (k * y + x))
     assert os.waitpid(child, 0)[1] == 0
+
+
+# -- graphs --------------------------------------------------------------------------------------------------
+def test_a_graph_as_native_code() -> None:
+    def loss(x: cr.Tensor, w: cr.Tensor) -> cr.Tensor:
+        return cr.sum(cr.maximum(x @ w, 0.25) * x)
+
+    x, w = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6)).astype(F32)
+    step = cr.compile(cr.value_and_grad(loss, argnums=(0, 1)), backend="native")
+    value, (to_x, to_w) = step(cr.asarray(x), cr.asarray(w))
+    value_again, (to_x_again, to_w_again) = cr.value_and_grad(loss, argnums=(0, 1))(
+        cr.asarray(x), cr.asarray(w)
+    )
+    for one, other in ((value, value_again), (to_x, to_x_again), (to_w, to_w_again)):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-5)
+    assert "matmul" in step.show("kernels")
+    assert "after fold constants" in step.show("passes")
+    assert "matmul(" in step.show("simplified")
+
+
+def test_what_has_no_kernel_runs_on_the_reference_and_says_so() -> None:
+    def running(x: cr.Tensor) -> Any:
+        return cr.scan(lambda carry, each: (carry + each, carry * each), x[0], x)
+
+    compiled = cr.compile(running, backend="native")
+    x = cr.asarray([1.0, 2.0, 3.0])
+    with pytest.warns(
+        UserWarning, match=r"no kernel for scan .*test_native_engine.py.*numpy backend"
+    ) as told:
+        total, products = compiled(x)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert total.item() == 7.0
+    assert products.tolist() == [1.0, 4.0, 12.0]
+
+
+@pytest.mark.parametrize("index", [5, -6])
+def test_an_index_out_of_bounds_is_an_error_that_names_the_line(index: int) -> None:
+    compiled = cr.compile(lambda x, at: cr.take(x, at, axis=0) * 2.0, backend="native")
+    x = cr.asarray(np.arange(5.0))
+    assert compiled(x, cr.asarray([4, -5])).tolist() == [8.0, 0.0]
+    with pytest.raises(BoundsError, match=r"gather.*test_native_engine\.py"):
+        compiled(x, cr.asarray([0, index]))
+    assert compiled(x, cr.asarray([4, 0])).tolist() == [8.0, 0.0]  # the failure is forgotten
