@@ -6,7 +6,8 @@ constant of their type.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,14 @@ class Lanes:
         """Another value of this dtype."""
         return Lanes(self.function, value, self.dtype)
 
-    def _coerced(self, other: Lanes | Number) -> Lanes:
+    def coerced(self, other: Lanes | Number) -> Lanes:
+        """A number as lanes of this dtype; lanes as they are."""
         return other if isinstance(other, Lanes) else self.constant(other)
 
     # -- arithmetic ------------------------------------------------------------------------------------------
     def _arithmetic(self, other: Lanes | Number, floating: str, integer: str, logical: str = "") -> Lanes:
         name = {"f": floating, "b": logical}.get(self.dtype.kind, integer)
-        return self.like(self.function.binary(name, self.value, self._coerced(other).value))
+        return self.like(self.function.binary(name, self.value, self.coerced(other).value))
 
     def __add__(self, other: Lanes | Number) -> Lanes:
         return self._arithmetic(other, "fadd", "add", "or")
@@ -134,7 +136,7 @@ class Lanes:
         condition = floating if self.floating else integer
         if condition == integer and integer not in ("eq", "ne"):
             condition = ("s" if self.signed else "u") + integer
-        value = self.function.compare(condition, self.value, self._coerced(other).value)
+        value = self.function.compare(condition, self.value, self.coerced(other).value)
         return Lanes(self.function, value, BOOL)
 
     def __lt__(self, other: Lanes | Number) -> Lanes:
@@ -174,7 +176,7 @@ class Lanes:
 
     def intrinsic(self, name: str, *others: Lanes | Number) -> Lanes:
         """LLVM's intrinsic of that name, for this type."""
-        values = [self.value, *(self._coerced(each).value for each in others)]
+        values = [self.value, *(self.coerced(each).value for each in others)]
         full = f"llvm.{name}.{mangled(self.value.type)}"
         return self.like(self.function.intrinsic(full, self.value.type, values))
 
@@ -196,26 +198,26 @@ def _conversion(given: np.dtype[Any], wanted: np.dtype[Any]) -> str:
     return "sext" if given.kind == "i" else "zext"
 
 
-def select(condition: Lanes, a: Lanes | Number, b: Lanes | Number) -> Lanes:
-    """a where the condition holds, b elsewhere; one of them may be a Python number."""
-    like = a if isinstance(a, Lanes) else b
-    assert isinstance(like, Lanes)
-    chosen = like.function.select(condition.value, like._coerced(a).value, like._coerced(b).value)
-    return like.like(chosen)
-
-
+# -- small functions -----------------------------------------------------------------------------------------
 def fma(a: Lanes, b: Lanes | Number, c: Lanes | Number) -> Lanes:
     """a * b + c, rounded once where the processor can."""
-    return a.like(a.function.fma(a.value, a._coerced(b).value, a._coerced(c).value))
+    return a.like(a.function.fma(a.value, a.coerced(b).value, a.coerced(c).value))
 
 
 def polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:
-    """Σ coefficients[k] xᵏ by Horner's rule; at least two coefficients."""
+    """Σ coefficients[k] xᵏ by Horner's rule."""
     *lower, highest = coefficients
     total = x.constant(highest)
     for each in reversed(lower):
         total = fma(x, total, each)
     return total
+
+
+def select(condition: Lanes, a: Lanes | Number, b: Lanes | Number) -> Lanes:
+    """a where the condition holds, b elsewhere; one of them may be a Python number."""
+    like = a if isinstance(a, Lanes) else b
+    assert isinstance(like, Lanes)
+    return like.like(like.function.select(condition.value, like.coerced(a).value, like.coerced(b).value))
 
 
 def at_least(x: Lanes, bound: Number) -> Lanes:
@@ -226,3 +228,62 @@ def at_least(x: Lanes, bound: Number) -> Lanes:
 def at_most(x: Lanes, bound: Number) -> Lanes:
     """The smaller of x and a number; NaN stays NaN. One instruction."""
     return select(x.constant(bound) < x, bound, x)
+
+
+def magnitude(x: Lanes) -> Lanes:
+    """|x| of floating numbers."""
+    return x.intrinsic("fabs")
+
+
+def copysign(x: Lanes, sign: Lanes) -> Lanes:
+    """|x| with the sign of another."""
+    return x.intrinsic("copysign", sign)
+
+
+def sqrt(x: Lanes) -> Lanes:
+    """Square root, correctly rounded."""
+    return x.intrinsic("sqrt")
+
+
+# -- how routines are written out ----------------------------------------------------------------------------
+Routine = Callable[..., Lanes]
+
+
+def outlined(routine: Routine) -> Routine:
+    """The routine as a function of its own, once per module and type, that is called: for long, rare code."""
+
+    @wraps(routine)
+    def called(*operands: Lanes) -> Lanes:
+        first = operands[0]
+        type_ = first.value.type
+        name = f"{routine.__name__}.{mangled(type_)}"
+        module = first.function.module
+        if name not in module.functions:
+            arguments = [(f"x{position}", type_) for position in range(len(operands))]
+            inner = Function(module, name, arguments, result=type_)
+            inside = [Lanes(inner, each, first.dtype) for each in inner.arguments]
+            inner.give_back(routine(*inside).value)
+        return first.like(first.function.call(name, type_, [each.value for each in operands]))
+
+    return called
+
+
+def outlined_in_float64(routine: Routine) -> Routine:
+    """In float32 written where it is used (a call would spill every register), in float64 outlined."""
+    far = outlined(routine)
+
+    @wraps(routine)
+    def written(*operands: Lanes) -> Lanes:
+        return (routine if operands[0].dtype == FLOAT32 else far)(*operands)
+
+    return written
+
+
+def in_float64(routine: Routine) -> Routine:
+    """float32 is computed in float64 too: for functions too rare for polynomials of their own."""
+
+    @wraps(routine)
+    def widened(*operands: Lanes) -> Lanes:
+        return routine(*(each.astype(FLOAT64) for each in operands)).astype(operands[0].dtype)
+
+    return widened

@@ -1,0 +1,229 @@
+"""Sine, cosine, tangent and their inverses, of lanes. Bounds and conventions: vectormath.py.
+
+Angles are reduced to ±π/4 in float64, for float32 too: then no digit of the remainder is lost.
+"""
+
+from __future__ import annotations
+
+from chainrule.backends.native import coefficients as table
+from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Module, Value, constant, vector
+from chainrule.backends.native.lanes import (
+    FLOAT64,
+    SIGNED,
+    Lanes,
+    copysign,
+    fma,
+    in_float64,
+    magnitude,
+    outlined,
+    polynomial,
+    select,
+    sqrt,
+)
+
+INT64 = SIGNED[8]
+FAR = 2.0**20
+"""Up to here a quarter turn in short pieces, times how many there are, is exact."""
+
+PI, PI_REST = 3.141592653589793, 1.2246467991473532e-16
+
+
+# -- angles --------------------------------------------------------------------------------------------------
+def _reduced(x: Lanes) -> tuple[Lanes, Lanes]:
+    """(r, n) with x = n π/2 + r and |r| <= π/4; x is float64, n an integer modulo 4."""
+    magic = 1.5 * 2.0**52
+    shifted = fma(x, 2 / PI, magic)
+    n = shifted - magic
+    r = x
+    for piece in table.HALF_PI:
+        r = fma(n, -piece, r)
+    return _far_lanes(x, r, shifted.bits())
+
+
+def _far_lanes(x: Lanes, r: Lanes, n: Lanes) -> tuple[Lanes, Lanes]:
+    """(r, n), computed anew where |x| is beyond `FAR`: lane by lane, and only when there is such a lane."""
+    function, count = x.function, x.count
+    far = (magnitude(x) > FAR) & (magnitude(x) < float("inf"))
+    places = [
+        function.allocate("double", count),
+        function.allocate("double", count),
+        function.allocate("i64", count),
+    ]
+    for value, place in zip((x, r, n), places, strict=True):
+        function.store(value.value, place)
+
+    def anew() -> None:
+        def lane(k: Index, _: list[Value]) -> None:
+            given = function.load(function.at(places[0], k, "double"), "double")
+            size = Lanes(function, given, FLOAT64).intrinsic("fabs")
+            in_range = (size > FAR) & (size < float("inf"))
+
+            def one() -> None:
+                places_of_lane = [function.at(places[1], k, "double"), function.at(places[2], k, "i64")]
+                function.call(_far_reduction(function.module), "void", [given, *places_of_lane])
+
+            function.if_then(in_range.value, one)
+
+        function.loop(0, count, 1, [], lane)
+
+    function.if_then(function.reduce("any", far.value), anew)
+    r_now = function.load(places[1], vector("double", count))
+    n_now = function.load(places[2], vector("i64", count))
+    return x.like(r_now), Lanes(function, n_now, INT64)
+
+
+def _far_reduction(module: Module) -> str:
+    """A function ``(double x, ptr r, ptr n)`` for one finite |x| >= 1, exact for all of them.
+
+    After Payne and Hanek: x is a 53-bit integer m times 2ᵉ. Of 2/π only 192 bits matter: those above make
+    multiples of four quarter turns, those below too little. Their product with m, modulo 2¹⁹², is the angle
+    in quarter turns: two bits before the point, 190 behind it.
+    """
+    name = "far_angle"
+    if name in module.functions:
+        return name
+    function = Function(module, name, [("x", "double"), ("r", POINTER), ("n", POINTER)])
+    x, remainder, quadrant = function.arguments
+    emit, binary = function.emit, function.binary
+
+    def wide(value: int) -> Value:
+        return constant(value, "i192")
+
+    # Little endian, with zeros above for small exponents: bit b of the table counts 2 ** (b - bits).
+    size = table.TWO_OVER_PI_BITS // 8
+    digits = module.table("two_over_pi", "i8", map(str, table.TWO_OVER_PI.to_bytes(size + 40, "little")))
+    bits = emit("i64", f"bitcast {x} to i64")
+    exponent = binary("and", emit("i64", f"lshr {bits}, 52"), constant(0x7FF, INDEX))  # e + 1075
+    mantissa = binary("or", binary("and", bits, constant((1 << 52) - 1, INDEX)), constant(1 << 52, INDEX))
+    first = binary("sub", constant(table.TWO_OVER_PI_BITS - 190 + 1075, INDEX), exponent)
+    address = function.at(digits, emit("i64", f"lshr {first}, 3"), "i8")
+    window = function.load(address, "i256", align=1)
+    shift = emit("i256", f"zext {binary('and', first, constant(7, INDEX))} to i256")
+    window = emit("i192", f"trunc {binary('lshr', window, shift)} to i192")
+    product = binary("mul", window, emit("i192", f"zext {mantissa} to i192"))
+    behind = binary("shl", product, wide(2))  # the digits behind the point, as a signed number in ±1/2
+    negative = function.compare("slt", behind, wide(0))
+    whole = emit("i64", f"trunc {binary('lshr', product, wide(190))} to i64")
+    whole = binary("add", whole, emit("i64", f"zext {negative} to i64"))
+    size_behind = function.select(negative, binary("sub", wide(0), behind), behind)
+    function.module.declare("llvm.ctlz.i192", "i192", ["i192", "i1"])
+    zeros = function.call("llvm.ctlz.i192", "i192", [size_behind, Value("false", "i1")])
+    leading = binary("lshr", binary("shl", size_behind, zeros), wide(129))  # 63 digits
+    number = emit("double", f"sitofp {emit('i64', f'trunc {leading} to i64')} to double")
+    scale = binary("sub", constant(1023 - 63, INDEX), emit("i64", f"trunc {zeros} to i64"))
+    scale = emit("double", f"bitcast {binary('shl', scale, constant(52, INDEX))} to double")
+    angle = binary("fmul", binary("fmul", number, scale), constant(PI / 2, "double"))
+    below = function.compare("slt", bits, constant(0, INDEX))
+    turned = binary("xor", function.compare("slt", behind, wide(0)), below)
+    function.store(function.select(turned, emit("double", f"fneg {angle}"), angle), remainder)
+    function.store(function.select(below, binary("sub", constant(0, INDEX), whole), whole), quadrant)
+    function.give_back()
+    return name
+
+
+def _angle(x: Lanes) -> tuple[Lanes, Lanes]:
+    """`_reduced`, with r in x's dtype and n as an integer of the same width."""
+    r, n = _reduced(x.astype(FLOAT64))
+    return r.astype(x.dtype), n.astype(SIGNED[x.dtype.itemsize])
+
+
+def _sine_cosine(r: Lanes) -> tuple[Lanes, Lanes]:
+    """sin(r) and cos(r) for |r| <= π/4."""
+    z = r * r
+    sine = fma(r * z, polynomial(z, table.SINE[r.dtype.name]), r)
+    cosine = fma(z * z, polynomial(z, table.COSINE[r.dtype.name]), 1 - z * 0.5)
+    return sine, cosine
+
+
+def _turned(x: Lanes, n: Lanes, sine: Lanes, cosine: Lanes) -> Lanes:
+    """The sine n quarter turns on; NaN for infinite x."""
+    value = select((n & 1).equals(0), sine, cosine)
+    sign = (n & 2) << (x.dtype.itemsize * 8 - 2)
+    value = (value.bits() ^ sign).reinterpret(x.dtype)
+    return select(magnitude(x) < float("inf"), value, float("nan"))
+
+
+@outlined
+def sin(x: Lanes) -> Lanes:
+    """Sine."""
+    r, n = _angle(x)
+    return select(x.equals(0), x, _turned(x, n, *_sine_cosine(r)))
+
+
+@outlined
+def cos(x: Lanes) -> Lanes:
+    """Cosine: the sine a quarter turn on."""
+    r, n = _angle(x)
+    return _turned(x, n + 1, *_sine_cosine(r))
+
+
+@in_float64
+@outlined
+def tan(x: Lanes) -> Lanes:
+    """Tangent."""
+    r, n = _angle(x)
+    sine, cosine = _sine_cosine(r)
+    even = (n & 1).equals(0)
+    value = select(even, sine, -cosine) / select(even, cosine, sine)
+    return select(x.equals(0), x, select(magnitude(x) < float("inf"), value, float("nan")))
+
+
+# -- inverses ------------------------------------------------------------------------------------------------
+def _arcsine_parts(x: Lanes) -> tuple[Lanes, Lanes]:
+    """(beyond, p): p = asin|x| for |x| <= 1/2; beyond, p = asin(sqrt((1 - |x|) / 2))."""
+    a = magnitude(x)
+    beyond = a > 0.5
+    z = select(beyond, fma(a, -0.5, 0.5), a * a)
+    s = select(beyond, sqrt(z), a)
+    return beyond, fma(s * z, polynomial(z, table.ARCSINE["float64"]), s)
+
+
+@in_float64
+@outlined
+def asin(x: Lanes) -> Lanes:
+    """Inverse sine; NaN beyond ±1."""
+    beyond, p = _arcsine_parts(x)
+    return copysign(select(beyond, PI / 2 - (p + p - PI_REST / 2), p), x)
+
+
+@in_float64
+@outlined
+def acos(x: Lanes) -> Lanes:
+    """Inverse cosine; NaN beyond ±1."""
+    beyond, p = _arcsine_parts(x)
+    near = PI / 2 - (copysign(p, x) - PI_REST / 2)
+    return select(beyond, select(x < 0, PI - (p + p - PI_REST), p + p), near)
+
+
+def _arctangent(a: Lanes, b: Lanes) -> Lanes:
+    """The angle of the point (b, a) for a, b >= 0: the smaller over the larger, turned back if beyond π/8."""
+    steep = a > b
+    smaller, larger = select(steep, b, a), select(steep, a, b)
+    beyond = smaller > larger * 0.4142135623730951
+    t = select(beyond, smaller - larger, smaller) / select(beyond, smaller + larger, larger)
+    z = t * t
+    p = fma(t * z, polynomial(z, table.ARCTANGENT["float64"]), t)
+    p = select(beyond, PI / 4 + (p + PI_REST / 4), p)
+    return select(steep, PI / 2 - (p - PI_REST / 2), p)
+
+
+@in_float64
+@outlined
+def atan(x: Lanes) -> Lanes:
+    """Inverse tangent."""
+    a = magnitude(x)
+    infinite = a.equals(float("inf"))
+    return copysign(select(infinite, PI / 2, _arctangent(select(infinite, 0.0, a), x.constant(1))), x)
+
+
+@in_float64
+@outlined
+def atan2(a: Lanes, b: Lanes) -> Lanes:
+    """The angle of the point (b, a), in ±π. At the origin b counts as 1; two infinities are equal."""
+    rise, run = magnitude(a), magnitude(b)
+    both = rise.equals(float("inf")) & run.equals(float("inf"))
+    nowhere = (rise + run).equals(0)
+    rise, run = select(both, 1.0, rise), select(both | nowhere, 1.0, run)
+    angle = _arctangent(rise, run)
+    back = b.bits() < 0
+    return copysign(select(back, PI - (angle - PI_REST), angle), a)
