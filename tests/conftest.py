@@ -1,5 +1,8 @@
-"""What every test shares: how Hypothesis searches here, and comparison with golden files."""
+"""What every test shares: how Hypothesis searches here, a cache for code, and comparison with golden files."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden from what is printed now"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled code is kept for this session only, so that no test meets what an earlier version left.
+
+    Set CHAINRULE_CACHE to keep it longer. Processes that tests start inherit the folder.
+    """
+    if "CHAINRULE_CACHE" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="chainrule-tests-")
+        os.environ["CHAINRULE_CACHE"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture
