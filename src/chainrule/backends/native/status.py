@@ -37,10 +37,10 @@ def failure_number(name: str) -> int:
 
 
 def note_failure(function: Function) -> None:
-    """Code for: an index of this kernel is out of range."""
+    """Code for: an index of this kernel is out of range. What was noted first stays."""
     note = declare_status(function.module)
     number = constant(failure_number(function.name), "i32")
-    function.line(f"store atomic {number}, {note} monotonic, align 4")
+    function.emit("{ i32, i1 }", f"cmpxchg {note}, i32 0, {number} monotonic monotonic")
 
 
 def indexed_axes(kernel: Special) -> tuple[tuple[int, int], ...]:
