@@ -260,7 +260,7 @@ class Grouping:
             return False
         if node.dtype != product.dtype or node.size == 1 or node.operands[0].size != product.size:
             return False
-        kept = _reduced_axes(node, axes)
+        kept = reduced_axes(node, axes)
         group.summed = tuple(a for axis in node.attributes["axis"] if (a := axes[axis]) is not None)
         group.members = {node: None}
         group.axes = {node: kept}
@@ -400,7 +400,7 @@ class _Joining:
             return False
         if not self._add_operand(operand, axes) or not self._can_combine(over_axes):
             return False
-        self.axes[node] = _reduced_axes(node, axes)
+        self.axes[node] = reduced_axes(node, axes)
         self.over[node], self.inside[node] = over_axes, axes
         return True
 
@@ -482,7 +482,8 @@ def _may_follow_product(group: Group, node: Node) -> bool:
     return node.size == size and not any(origin.role == "update" for origin in node.origins)
 
 
-def _reduced_axes(node: Node, axes: Axes) -> Axes:
+def reduced_axes(node: Node, axes: Axes) -> Axes:
+    """The axes of a reduction, given those of its operand."""
     gone = set(node.attributes["axis"])
     if node.attributes["keepdims"]:
         return tuple(None if k in gone else axis for k, axis in enumerate(axes))

@@ -29,6 +29,7 @@ from chainrule.schedule.kernels import (
     View,
     expressions,
 )
+from chainrule.schedule.layouts import Layouts
 from chainrule.schedule.views import (
     ALIASES,
     Axes,
@@ -37,7 +38,6 @@ from chainrule.schedule.views import (
     dense_strides,
     has_room,
     is_view,
-    padded_strides,
     seen_through,
     span,
     strides_along,
@@ -70,6 +70,7 @@ class _Lowering:
         _check(graph)
         self.graph, self.owned, self.state = graph, owned, state
         self.grouping = Grouping(graph)
+        self.layouts = Layouts(graph)
         self.kernels: list[Kernel] = []
         self.stored: dict[Node, View] = {}
         self._views: dict[Node, View] = {}
@@ -91,7 +92,9 @@ class _Lowering:
     # -- memory --------------------------------------------------------------------------------------------
     def _input(self, node: Node, number: int) -> View:
         role = "state" if self.owned else "input"
-        strides = padded_strides(node.shape, node.dtype.itemsize) if self.owned else dense_strides(node.shape)
+        strides = dense_strides(node.shape)
+        if self.owned:
+            strides = self.layouts.of(node).strides(node.shape, node.dtype.itemsize)
         size = span(node.shape, strides)
         buffer = Buffer(
             node.label or f"input{number}", node.dtype, node.shape, strides, size, role, None, self.owned
@@ -105,35 +108,14 @@ class _Lowering:
 
     def _give_buffer(self, node: Node) -> View:
         given = node in self._handed_over
-        dense = given or self._wants_dense(node)
-        strides = dense_strides(node.shape) if dense else padded_strides(node.shape, node.dtype.itemsize)
+        layout = self.layouts.of(node)
+        strides = dense_strides(node.shape) if given else layout.strides(node.shape, node.dtype.itemsize)
         name = "_".join(part for part in (node.name, node.layer.replace(".", "_")) if part)
         buffer = Buffer(name, node.dtype, node.shape, strides, span(node.shape, strides))
         if given:
             buffer.role, buffer.slack, buffer.size = "output", False, math.prod(node.shape)
         view = self.stored[node] = View(buffer, 0, node.shape, strides)
         return view
-
-    def _wants_dense(self, node: Node) -> bool:
-        """True where a reshape of the value is a view of dense memory only."""
-        strides = padded_strides(node.shape, node.dtype.itemsize)
-        if strides == dense_strides(node.shape):
-            return False
-        probe = Buffer("probe", node.dtype, node.shape, strides, 0)
-        padded = {node: View(probe, 0, node.shape, strides)}
-        dense = {node: View(probe, 0, node.shape, dense_strides(node.shape))}
-        for each in self.graph.nodes:
-            if is_view(each) and each.operands[0] in dense and dense[each.operands[0]] is not None:
-                seen = seen_through(each, dense[each.operands[0]])
-                if seen is None:
-                    continue
-                dense[each] = seen
-                source = padded.get(each.operands[0])
-                narrow = None if source is None else seen_through(each, source)
-                if narrow is None:
-                    return True
-                padded[each] = narrow
-        return False
 
     def view(self, node: Node) -> View:
         """Where the value of a node lies; a copy is made where strides cannot express it."""
@@ -230,7 +212,7 @@ class _Lowering:
         if not statements:
             return
         extents = tuple(group.extents[axis] for axis in order)
-        lane = _lane(extents, statements)
+        lane = _lane(extents, len(rows), statements)
         self.kernels.append(Loops(extents, len(rows), lane, statements, tuple(group.members)))
 
     def _contraction(self, group: Group) -> None:
@@ -419,14 +401,21 @@ def _rows(group: Group) -> frozenset[int]:
     return group.every - min(over, key=len)
 
 
-def _lane(extents: Shape, statements: Sequence[Statement]) -> int:
-    """The axis to vectorise: the one along which most accesses have stride 1, and fewest any other."""
+def _lane(extents: Shape, rows: int, statements: Sequence[Statement]) -> int:
+    """The axis to vectorise: the one along which most accesses have stride 1, and fewest any other.
+
+    Accesses count as often as they happen: what belongs to a row once, the others for every inner point.
+    """
+    inner = math.prod(extents[rows:])
 
     def merit(axis: int) -> tuple[int, int, int]:
-        strides = [access.strides[axis] for access in _of_statements(statements)]
-        neighbours = sum(stride == 1 for stride in strides)
-        scattered = sum(stride not in (0, 1) for stride in strides)
-        return (neighbours - scattered if extents[axis] > 1 else -len(strides) - 1, extents[axis], axis)
+        near = far = 0
+        for statement in statements:
+            weight = 1 if statement.per_row else max(inner, 1)
+            for access in _of_statements([statement]):
+                near += weight * (access.strides[axis] == 1)
+                far += weight * (access.strides[axis] not in (0, 1))
+        return (near - far if extents[axis] > 1 else -1_000_000_000, extents[axis], axis)
 
     return max(range(len(extents)), key=merit, default=0)
 
@@ -452,7 +441,9 @@ def _vector_axis(
     swapped = other[lane] == 0
     right, left = (one, other) if swapped else (other, one)
     rows = math.prod(extents[axis] for axis in range(outputs) if left[axis] != 0 and right[axis] == 0)
-    if dots and right[lane] != 1 and rows < _FEW:
+    # A window that slides, as in the derivative of a convolution's weight, reads every element many times.
+    slides = any(right[axis] for axis in range(outputs) if axis != lane and left[axis] == 0)
+    if dots and right[lane] != 1 and (rows < _FEW or slides):
         return dots[-1], False
     return lane, swapped
 
@@ -500,7 +491,7 @@ def _as_loops(
             target = Access(target.buffer, target.offset, target.strides + extra, target.overrun)
         after.append(Statement(rewritten(each.value), target, None, (), bool(inner)))
     every = (*first, *after)
-    return Loops(extents, outputs, _lane(extents, every), every, nodes)
+    return Loops(extents, outputs, _lane(extents, outputs, every), every, nodes)
 
 
 def affine(read: Read, view: View, order: Sequence[int], loop: Shape, node: Node) -> Access:
@@ -549,7 +540,9 @@ def fill(target: View, number: float, nodes: tuple[Node, ...]) -> Loops:
 def _flat(target: View, value: Expression, nodes: tuple[Node, ...]) -> Loops:
     access = Access(target.buffer, target.offset, target.strides, has_room(target))
     statements = (Statement(value, access),)
-    return Loops(target.shape, len(target.shape), _lane(target.shape, statements), statements, nodes)
+    return Loops(
+        target.shape, len(target.shape), _lane(target.shape, len(target.shape), statements), statements, nodes
+    )
 
 
 def _part(target: View, axis: int, start: int, shape: Shape) -> View:

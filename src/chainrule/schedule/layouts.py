@@ -1,0 +1,170 @@
+"""In which order the axes of a stored value lie in memory.
+
+Row-major, rows padded to whole vectors, unless
+- a reshape of the value would then need a copy: then without padding, or in the order of the permutation that
+  the reshape comes after;
+- the network convolves: then the examples of a batch lie innermost, side by side in the lanes of a vector.
+  Images are narrow and channels few, so vectors along them would be half empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from chainrule.graph import Graph, Node
+from chainrule.nest import Index
+from chainrule.schedule.groups import REDUCTIONS, contraction_of, reduced_axes
+from chainrule.schedule.kernels import Buffer, Strides, View
+from chainrule.schedule.views import (
+    ROW,
+    Axes,
+    axes_through,
+    dense_strides,
+    is_view,
+    padded_strides,
+    seen_through,
+)
+from chainrule.types import Shape
+
+Order = tuple[int, ...]
+"""The axes of an array from the outermost to the innermost in memory."""
+
+
+class Layout(NamedTuple):
+    """The order of axes, and whether rows are padded."""
+
+    order: Order
+    padded: bool
+
+    def strides(self, shape: Shape, itemsize: int) -> Strides:
+        """The strides of an array of `shape`, in elements."""
+        ordered = tuple(shape[axis] for axis in self.order)
+        steps = padded_strides(ordered, itemsize) if self.padded else dense_strides(ordered)
+        strides = [0] * len(shape)
+        for axis, step in zip(self.order, steps, strict=True):
+            strides[axis] = step
+        return tuple(strides)
+
+
+def row_major(node: Node) -> Order:
+    """The axes as they are counted."""
+    return tuple(range(node.ndim))
+
+
+class Layouts:
+    """The layout of every value of a graph, should it be stored."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._views: dict[Node, list[Node]] = {}
+        for node in graph.nodes:
+            if is_view(node):
+                self._views.setdefault(node.operands[0], []).append(node)
+        self._batch = _batch_axes(graph)
+
+    def of(self, node: Node) -> Layout:
+        """The layout in which fewest reshapes of the value need a copy; of several the first."""
+        axis = self._batch.get(node)
+        if axis is not None:
+            return Layout((*(k for k in range(node.ndim) if k != axis), axis), True)
+        if node not in self._views:
+            return Layout(row_major(node), True)
+        return min(self._candidates(node), key=lambda layout: self._copies(node, layout))
+
+    def _candidates(self, node: Node) -> Iterator[Layout]:
+        yield Layout(row_major(node), True)
+        yield Layout(row_major(node), False)
+        for view in self._views[node]:
+            if view.name == "permute_dims":
+                yield Layout(view.attributes["axes"], False)
+
+    def _copies(self, node: Node, layout: Layout) -> int:
+        """How many views of the value cannot be had by strides."""
+        strides = layout.strides(node.shape, node.dtype.itemsize)
+        buffer = Buffer("probe", node.dtype, node.shape, strides, 0)
+        pending, failures = [(node, View(buffer, 0, node.shape, strides))], 0
+        while pending:
+            seen, view = pending.pop()
+            for each in self._views.get(seen, ()):
+                further = seen_through(each, view)
+                if further is None:
+                    failures += 1
+                else:
+                    pending.append((each, further))
+        return failures
+
+
+# -- the batch of a network that convolves -------------------------------------------------------------------
+def _batch_axes(graph: Graph) -> dict[Node, int]:
+    """The axis of every value along which the examples of the batch lie, in a network that convolves."""
+    first = next((node for node in graph.nodes if node.name == "convolve"), None)
+    if first is None or first.shape[0] < ROW:
+        return {}
+    start = _source(first)
+    if start is None:
+        return {}
+    known: dict[Node, Axes] = {start: (0, *(None,) * (start.ndim - 1))}
+    for node in graph.nodes:
+        if node.primitive is not None and node not in known:
+            axes = _carried(node, known)
+            if axes is not None and 0 in axes:
+                known[node] = axes
+    return {node: axes.index(0) for node, axes in known.items() if node.ndim > 1}
+
+
+def _source(node: Node) -> Node | None:
+    """The input of the program that is convolved first; None where it is computed from others."""
+    node = node.operands[0]
+    while is_view(node) or node.name == "place":
+        node = node.operands[0]
+    return node if node.primitive is None and node.value is None else None
+
+
+def _carried(node: Node, known: dict[Node, Axes]) -> Axes | None:
+    """For every axis of `node`: 0 where it is the batch, None elsewhere."""
+    primitive = node.primitive
+    assert primitive is not None
+    if not any(each in known for each in node.operands):
+        return None
+    first = known.get(node.operands[0])
+    if is_view(node) or node.name == "place":
+        return None if first is None else _seen(node, first)
+    if primitive.elementwise:
+        return _spread(node, known)
+    if node.name in REDUCTIONS:
+        return None if first is None else reduced_axes(node, first)
+    nest = contraction_of(node)
+    if nest is None:
+        return None
+    batch: set[int] = set()
+    for read in nest.reads:
+        assert read.operand is not None
+        operand = node.operands[read.operand]
+        for index, axis in zip(read.index, known.get(operand, (None,) * operand.ndim), strict=True):
+            if axis == 0:
+                batch.update(_only(index))
+    return tuple(0 if axis in batch else None for axis in nest.output)
+
+
+def _spread(node: Node, known: dict[Node, Axes]) -> Axes:
+    """The batch axis of an elementwise node: where an operand that is not repeated has it."""
+    axes: list[int | None] = [None] * node.ndim
+    for each in node.operands:
+        for k in range(1, each.ndim + 1):
+            if each in known and known[each][-k] == 0 and each.shape[-k] != 1:
+                axes[-k] = 0
+    return tuple(axes)
+
+
+def _only(index: Index) -> tuple[int, ...]:
+    return (index.terms[0][0],) if len(index.terms) == 1 else ()
+
+
+def _seen(node: Node, axes: Axes) -> Axes | None:
+    """The batch axis of a view; in a reshape it stays if it is the first and what changes lies behind it."""
+    if node.name == "place" or (node.name in ("slice", "flip")):
+        return axes
+    through = axes_through(node, axes)
+    if through is None and axes[0] == 0 and node.shape and node.shape[0] == node.operands[0].shape[0]:
+        return (0, *(None,) * (node.ndim - 1))
+    return through
