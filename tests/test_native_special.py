@@ -271,8 +271,8 @@ def test_extremes_with_ties_nan_and_infinity(name: str, target: Target) -> None:
     some = np.where(RANDOM.random(x.shape) < 0.1, np.float32(np.nan), x)
     for each in (x, some, some[::-1, :, ::2], some.transpose(2, 0, 1)):
         for axis in range(3):
-            for layout in LAYOUTS:
-                agree(name, [each], target, layout, axis=axis)
+            layout = LAYOUTS[(axis + each.size) % 3]
+            agree(name, [each], target, layout, axis=axis)
 
 
 # -- running sums ------------------------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def test_running_sums_on_any_strides(target: Target) -> None:
     x[0, 0, 0] = -0.0
     for each in (x, strided(x), x.transpose(1, 2, 0), x[:, :, :0], x[:, :1]):
         for axis in range(3):
-            for layout in LAYOUTS:
-                agree("cumulative_sum", [each], target, layout, axis=axis, reverse=axis == 1)
+            layout = LAYOUTS[(axis + each.size) % 3]
+            agree("cumulative_sum", [each], target, layout, axis=axis, reverse=axis == 1)
 
 
 # -- sorting -----------------------------------------------------------------------------------------------
@@ -309,8 +309,8 @@ def test_sorting_with_ties_nan_and_signed_zeros(target: Target) -> None:
         x = RANDOM.choice(kinds, (3, 40, 7))
         for each in (x, x[::-1, :, ::2], x.transpose(2, 0, 1), x[:, :0]):
             for axis in range(3):
-                for layout in LAYOUTS:
-                    agree("argsort", [each], target, layout, axis=axis)
+                layout = LAYOUTS[(axis + each.size) % 3]
+                agree("argsort", [each], target, layout, axis=axis)
 
 
 def test_sorting_an_epoch(target: Target) -> None:
