@@ -102,6 +102,18 @@ class Grouping:
         for node in graph.outputs:
             self._settle(base_of(node))
 
+    def read_elsewhere(self) -> set[Node]:
+        """Every value that a kernel reads without computing it itself.
+
+        Its own users do not tell: they may be computed in other kernels once more (`grouping_keeps_waiting`).
+        """
+        read: set[Node] = set()
+        for group in self.groups:
+            for node in (*group.members, *((group.product,) if group.product else ())):
+                inside = group.members.keys() | {group.product}
+                read.update(base for base in map(base_of, node.operands) if base not in inside)
+        return read
+
     # -- one node after the other --------------------------------------------------------------------------
     def _visit(self, node: Node) -> None:
         assert node.primitive is not None

@@ -80,9 +80,10 @@ class _Lowering:
 
     def schedule(self) -> Schedule:
         inputs = tuple(self._input(node, k) for k, node in enumerate(self.graph.inputs))
+        read = self.grouping.read_elsewhere()
         for group in self.grouping.groups:
             for node in group.members:
-                if self.grouping.home.get(node) is group and self._leaves(node, group):
+                if self.grouping.home.get(node) is group and (node in read or node in self._outputs):
                     self._give_buffer(node)
         for group in self.grouping.groups:
             self._lower(group)
@@ -101,10 +102,6 @@ class _Lowering:
         )
         view = self.stored[node] = View(buffer, 0, node.shape, strides)
         return view
-
-    def _leaves(self, node: Node, group: Group) -> bool:
-        """True for a value that somebody outside of its kernel reads."""
-        return node in self._outputs or any(user not in group.members for user in self.grouping.users[node])
 
     def _give_buffer(self, node: Node) -> View:
         given = node in self._handed_over
