@@ -1,4 +1,4 @@
-"""What every test shares: how Hypothesis searches here, a cache for code, and comparison with golden files."""
+"""What every test shares: how Hypothesis searches, a cache for code, and comparison with golden files."""
 
 import os
 import shutil
