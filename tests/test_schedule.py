@@ -193,6 +193,15 @@ def test_storing_twice_is_found():
         run([both], [x], [y], X)
 
 
+def test_storing_the_same_number_again_is_no_fault_except_in_place():
+    x, y = buffer("x", (3,)), buffer("y", (3,))
+    same = Loops((2, 3), 2, 1, (Statement(call("add", load(x, 0, 1), load(x, 0, 1)), at(y, 0, 1)),))
+    np.testing.assert_array_equal(run([same], [x], [y], X[0])[0], 2 * X[0])
+    again = Loops((2, 3), 2, 1, (Statement(call("add", load(x, 0, 1), load(x, 0, 1)), at(x, 0, 1)),))
+    with pytest.raises(GraphError, match="a target lies over x"):
+        run([again], [x], [x], X[0])
+
+
 def test_in_place_is_allowed_with_the_same_strides_alone():
     x, sums = buffer("x", (2, 3)), buffer("s", (2,))
     memory = {x: X.reshape(-1).copy(), sums: np.zeros(2)}

@@ -235,7 +235,7 @@ class _Run:
         buffer = target.buffer
         if value.dtype != buffer.dtype:
             raise GraphError(f"{value.dtype} is stored to {buffer.name}, which is {buffer.dtype}")
-        at = self._stored_at(statement, target)
+        at, value = self._once(statement, target, value)
         stored = self.stored.setdefault(buffer.home or buffer, np.zeros(self.memory[buffer].size, bool))
         before = np.count_nonzero(stored)
         stored[at] = True
@@ -244,6 +244,18 @@ class _Run:
         self.memory[buffer][at] = value
         if target.overrun:
             self.overruns.append((target, at))
+
+    def _once(self, statement: Statement, target: Access, value: Array) -> tuple[Array, Array]:
+        """Where a target stands still along an axis, every point stores the same number: one is enough."""
+        at = self._stored_at(statement, target)
+        for axis, extent in enumerate(at.shape):
+            if extent > 1 and not target.strides[axis]:
+                first = np.take(value, [0], axis)
+                if np.array_equal(
+                    np.broadcast_to(first, value.shape), value, equal_nan=value.dtype.kind == "f"
+                ):
+                    at, value = np.take(at, [0], axis), first
+        return at, value
 
     def _stored_at(self, statement: Statement, target: Access) -> Array:
         space = self._space(statement)
@@ -255,6 +267,7 @@ class _Run:
         if target is None:
             return
         at = self._stored_at(statement, target)
+        repeated = at.size != np.unique(at).size
         summed = isinstance(self.kernel, Contraction)
         for number, access in enumerate(loads(self.kernel)):
             if (access.buffer.home or access.buffer) is not (target.buffer.home or target.buffer):
@@ -262,7 +275,7 @@ class _Run:
             whole = summed and number < 2
             read = elements(access, self.kernel.extents if whole else self._touched(access))
             alike = not whole and (access.offset, access.strides) == (target.offset, target.strides)
-            alike = alike and not any(axis < self.rows for axis in statement.over)
+            alike = alike and not repeated and not any(axis < self.rows for axis in statement.over)
             if not alike and np.isin(at, read).any():
                 raise GraphError(f"a target lies over {access.buffer.name}, which is read with other strides")
 
