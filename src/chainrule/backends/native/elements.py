@@ -6,6 +6,7 @@ in a register one bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,20 @@ def _places(function: Function, pointer: Value, type_: str, stride: int) -> Valu
     steps = ", ".join(f"{INDEX} {lane * stride}" for lane in range(lanes))
     offsets = Value(f"<{steps}>", vector(INDEX, lanes))
     return function.emit(vector(POINTER, lanes), f"getelementptr {scalar_of(type_)}, {pointer}, {offsets}")
+
+
+def transposed(function: Function, rows: Sequence[Value]) -> list[Value]:
+    """As many vectors as they have lanes, a square, with rows and columns exchanged.
+
+    Squares of 2, 4, 8 … are turned one after the other: log2(lanes) shuffles per vector.
+    """
+    rows, lanes, distance = list(rows), len(rows), 1
+    while distance < lanes:
+        upper = [lane + lanes - distance if lane & distance else lane for lane in range(lanes)]
+        lower = [lane + lanes if lane & distance else lane + distance for lane in range(lanes)]
+        for row in range(lanes):
+            if not row & distance:
+                a, b = rows[row], rows[row + distance]
+                rows[row], rows[row + distance] = function.shuffle(a, b, upper), function.shuffle(a, b, lower)
+        distance *= 2
+    return rows

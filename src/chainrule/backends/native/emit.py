@@ -323,6 +323,10 @@ class Function:
         kind = "fcmp" if floating else "icmp"
         return self.emit(vector("i1", lanes_of(a.type)), f"{kind} {condition} {a}, {b.text}")
 
+    def opposite(self, condition: Value) -> Value:
+        """True where the condition does not hold."""
+        return self.binary("xor", condition, constant(True, condition.type))
+
     def select(self, condition: Value, a: Value, b: Value) -> Value:
         return self.emit(a.type, f"select {condition}, {a}, {b}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 from chainrule.backends.native import elements, scalars, vectormath
@@ -33,7 +34,7 @@ class Dimension(NamedTuple):
     """A dimension of a tile: its axis, its steps, and how many elements a step is."""
 
     axis: Axis
-    steps: int
+    steps: Index
     width: int = 1
 
 
@@ -62,8 +63,8 @@ class Tile(NamedTuple):
         return [dimension.axis.number for dimension in self.dimensions]
 
     def places(self) -> Iterator[tuple[int, int, int]]:
-        """Everywhere in the tile, row by row."""
-        rows, points, vectors = (dimension.steps for dimension in self.dimensions)
+        """Everywhere in a tile whose size is known, row by row."""
+        rows, points, vectors = (fixed(dimension.steps) for dimension in self.dimensions)
         return product(range(rows), range(points), range(vectors))
 
 
@@ -103,22 +104,21 @@ class Epilogue:
                 self._value(each, once)
         self._known = once.known
 
-    def is_long(self, tile: Tile) -> bool:
-        """The statements are better looped over a tile than written out for each of its vectors."""
-        rows, points, vectors = (dimension.steps for dimension in tile.dimensions)
-        return self._weight * rows * points * vectors > _INLINE
+    def is_long(self, vectors: int) -> bool:
+        """The statements are better looped over so many vectors than written out for each."""
+        return self._weight * vectors > _INLINE
 
     def first_values(self, tile: Tile) -> list[Value] | None:
         """What the sums in the columns of a tile start from; None: from 0."""
         if self._start is None:
             return None
         known = dict(self._known)
-        columns = [place for place in tile.places() if place[0] == 0]
-        values = [self._value(self._start, _Point(tile, place, known)) for place in columns]
+        first_row = tile._replace(dimensions=(Dimension(Axis(), 1), *tile.dimensions[1:]))
+        values = [self._value(self._start, _Point(tile, place, known)) for place in first_row.places()]
         return [self._function.widened(each, tile.lanes) for each in values]
 
     def run(self, tile: Tile, sums: Sums, looped: bool) -> None:
-        """The statements everywhere in a tile."""
+        """The statements everywhere in a tile, written out or in loops."""
         known = dict(self._known)
         if looped:
             self._walk(tile, sums, (), known)
@@ -140,9 +140,14 @@ class Epilogue:
             moves = self._moves[each]
             if moves is not None and not moves & inner:
                 self._value(each, _Point(tile, (row, point, step), known))
+        steps = tile.dimensions[len(path)].steps
+        columns = [each.steps for each in tile.dimensions[max(1, len(path)) :]]
+        if path and not self.is_long(prod(map(fixed, columns))):
+            for step in range(fixed(steps)):
+                self._walk(tile, sums, (*path, step), known)
+            return
         self._function.loop(
-            0, tile.dimensions[len(path)].steps, 1, [],
-            lambda index, _: self._walk(tile, sums, (*path, index), dict(known)),
+            0, steps, 1, [], lambda step, _: self._walk(tile, sums, (*path, step), dict(known))
         )  # fmt: skip
 
     def _store(self, point: _Point) -> None:
@@ -248,12 +253,18 @@ class Epilogue:
     def _mask(self, tile: Tile, place: Place) -> Value | None:
         """The lanes of a vector that are there."""
         vectors, step = tile.dimensions[2], place[2]
-        if tile.mask is None or step == vectors.steps - 1:
+        if tile.mask is None or step == fixed(vectors.steps) - 1:
             return tile.mask
         if isinstance(step, int):
             return None
         left = self._function.add(tile.remaining, self._function.mul(step, -vectors.width))
         return self._function.mask_below(left, vectors.width)
+
+
+def fixed(steps: Index) -> int:
+    """A number of steps that is known while the code is written."""
+    assert isinstance(steps, int)
+    return steps
 
 
 def _operations(each: Expression) -> int:

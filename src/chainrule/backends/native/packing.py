@@ -44,11 +44,12 @@ class Packer:
         along = [pair for pair in self._summed if pair[0].stride(RIGHT) == 1 and pair[0].extent > 1]
         self._turned = along[0] if along and plan.lanes > 1 else None
 
-    def pack(self, source: Value, panel: Value, vectors: int, remaining: Index) -> None:
+    def pack(self, source: Value, panel: Value, vectors: Index, remaining: Index) -> None:
         """`vectors` vectors of columns from `source` on; of those beyond `remaining` the last is a copy."""
         function, turned = self._function, self._turned
         others = [pair for pair in self._summed if pair is not turned]
         lanes = self._plan.lanes
+        width = function.mul(vectors, lanes)
 
         def block(source: Value, panel: Value, column: Index) -> None:
             clamp = self._plan.lane.extent % lanes != 0
@@ -65,9 +66,7 @@ class Packer:
 
         def enter(depth: int, source: Value, panel: Value) -> None:
             if depth == len(others):
-                function.loop(
-                    0, vectors * lanes, lanes, [], lambda column, _: block(source, panel, column)
-                )  # fmt: skip
+                function.loop(0, width, lanes, [], lambda column, _: block(source, panel, column))
                 return
             given, packed = others[depth]
 

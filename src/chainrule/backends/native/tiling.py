@@ -26,6 +26,8 @@ _UNROLL = 4
 """Steps of the innermost loop that are written out: enough to hide what the loop itself costs."""
 _WHOLE_SUM = 512
 """Sums no longer than this are not interrupted: the panel of `right` that they run along stays in cache."""
+_COPY = 0.02
+"""What one more copy of the code for a tile may cost in speed: it must be compiled."""
 _BLOCK = 128
 """Longer sums are interrupted about every so many steps: 128 rows of a 64-wide float32 panel fit level 1."""
 
@@ -54,7 +56,7 @@ class Split(NamedTuple):
     large: int
 
     @property
-    def kinds(self) -> list[tuple[int, int, int]]:
+    def sizes(self) -> list[tuple[int, int, int]]:
         """(first piece, end, elements of each) for the one or two lengths there are."""
         both = [(0, self.large, self.size), (self.large, self.pieces, self.size - 1)]
         return [each for each in both if each[0] < each[1]]
@@ -236,10 +238,11 @@ def _tile(rows: int, points: int, vectors: int, steps: int, target: Target) -> t
         if panels.size != most or (tallest < 1 and best is not None):
             continue
         heights = split(rows, max(1, tallest))
-        cost = sum(
+        copies = len(heights.sizes) * len(panels.sizes)
+        cost = (1 + _COPY * copies) * sum(
             (end - first) * (last - start) * _cost(height, size * per_point, steps)
-            for first, end, height in heights.kinds
-            for start, last, size in panels.kinds
+            for first, end, height in heights.sizes
+            for start, last, size in panels.sizes
         )
         if best is None or cost < best[0]:
             best = cost, heights, panels
@@ -250,7 +253,7 @@ def _tile(rows: int, points: int, vectors: int, steps: int, target: Target) -> t
 def _cost(rows: int, columns: int, steps: int) -> float:
     """Cycles for a tile: two multiplications or loads each, and a sum waits four for the one before."""
     products, loads = rows * columns / 2, (rows + columns) / 2
-    return steps * (max(products, loads, 4) + 0.05 * loads) + 12 + products
+    return steps * (max(products, loads, 4) + 0.1 * loads) + 12 + products
 
 
 def _unrolled(steps: int, window: int) -> int:
