@@ -30,6 +30,7 @@ from chainrule.passes.products import (
     pad_before_convolving,
     spell_out_logsumexp,
 )
+from chainrule.passes.selection import select_instead_of_gather
 
 Pass = Callable[[Graph], Graph]
 
@@ -54,6 +55,7 @@ def simplify(graph: Graph) -> Graph:
 
 KERNEL_PASSES: tuple[Pass, ...] = (
     inline_calls,
+    select_instead_of_gather,
     pad_before_convolving,
     multiply_single_products,
     spell_out_logsumexp,

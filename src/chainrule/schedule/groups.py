@@ -134,7 +134,8 @@ class Grouping:
         """Join a group or wait. What waits on purpose:
 
         Comparisons, which are cheaper to repeat than to store. Numbers that depend on the network, such as
-        the norm of all gradients: they are summed up in one kernel when the last is known.
+        the norm of all gradients: they are summed up in one kernel when the last is known. What reductions
+        alone use of a product: it is computed where it is combined, and never stored.
         """
         if node.size == 1 and node.name != "iota" and node not in self._late:
             if not self._joined(node):
@@ -145,7 +146,12 @@ class Grouping:
             for operand in map(base_of, node.operands):
                 if operand.size == 1:
                     self._settle(operand)
-        waits = node.dtype.kind == "b" or node.size == 1 or self._is_needed_backward(node)
+        waits = (
+            node.dtype.kind == "b"
+            or node.size == 1
+            or self._is_needed_backward(node)
+            or self._is_only_combined(node)
+        )
         if waits or not self._joined(node):
             self.waiting[node] = self._needs(node)
 
@@ -157,6 +163,12 @@ class Grouping:
             base.primitive is None or base in self.waiting or self._is_kept_anyway(base)
             for base in map(base_of, node.operands)
         )
+
+    def _is_only_combined(self, node: Node) -> bool:
+        needs = self._needs(node)
+        if needs < 0 or self.groups[needs].kind != "contraction":
+            return False
+        return bool(self.users[node]) and all(user.name in REDUCTIONS for user in self.users[node])
 
     def _is_kept_anyway(self, node: Node) -> bool:
         forward = any(origin.role == "forward" for origin in node.origins)
@@ -183,14 +195,26 @@ class Grouping:
         if node.size == 1 and self._scalars is not None and self._scalars.index > needs:
             yield self._scalars
         later: dict[Group, None] = {}
-        for operand in node.operands:
-            if operand.size == max(each.size for each in node.operands) and operand.size > 1:
+        sources = self._sources(node)
+        largest = max((each.size for each in sources), default=0)
+        for operand in sources:
+            if operand.size == largest > 1:
                 later.update(dict.fromkeys(self.readers.get(operand, ())))
         yield from (
             each
             for each in sorted(later, key=lambda g: -g.index)
             if each.index > needs and each.kind == "loops"
         )
+
+    def _sources(self, node: Node) -> list[Node]:
+        """The operands of a node, and of what it waits for."""
+        found: list[Node] = []
+        for operand in node.operands:
+            if operand in self.waiting and operand not in self.home:
+                found += self._sources(operand)
+            else:
+                found.append(operand)
+        return found
 
     def _try(self, group: Group, node: Node) -> bool:
         if group.kind == "single" or len(group.members) >= LARGEST:
@@ -231,7 +255,7 @@ class Grouping:
             joining = _Joining(self, group)
             joined = joining.add(node, axes)
             assert joined
-        joining.commit()
+        joining.commit(node)
 
     def _reduce_alone(self, node: Node) -> None:
         operand = node.operands[0]
@@ -303,7 +327,8 @@ class _Joining:
         self.axes[node] = chosen
         return all(self._add_operand(each, aligned(chosen, each.shape)) for each in node.operands)
 
-    def commit(self) -> None:
+    def commit(self, stored: Node | None = None) -> None:
+        """Join. What is cheap goes on waiting, so that others compute it too, unless it is to be `stored`."""
         grouping, group = self.grouping, self.group
         group.extents[:] = self.extents
         group.rows = self.rows
@@ -312,7 +337,7 @@ class _Joining:
         group.inside.update(self.inside)
         for node in sorted(self.axes, key=lambda each: each.serial):
             group.members[node] = None
-            if not grouping_keeps_waiting(grouping, node):
+            if node is stored or not grouping_keeps_waiting(grouping, node):
                 grouping.home[node] = group
                 grouping.waiting.pop(node, None)
         for node, axes in self.loaded.items():
@@ -402,8 +427,12 @@ class _Joining:
     # -- reductions ------------------------------------------------------------------------------------------
     def _add_reduction(self, node: Node) -> bool:
         operand = node.operands[0]
+        if self.group.kind != "loops":
+            return False
         axes = self._axes_of(operand)
-        if axes is None or self.group.kind != "loops":
+        if axes is None and operand in self.grouping.waiting and self.add(operand):
+            axes = self.axes[operand]
+        if axes is None:
             return False
         if any(extent != 1 and axis is None for axis, extent in zip(axes, operand.shape, strict=True)):
             return False
