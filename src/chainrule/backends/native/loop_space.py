@@ -17,9 +17,9 @@ from chainrule.backends.native.target import Target
 from chainrule.schedule.kernels import Access, Expression, Loops, Statement, expressions, loads, targets
 
 _CHEAP = frozenset((
-    "add", "subtract", "multiply", "negative", "positive", "square", "abs", "relu", "maximum", "minimum", "where",
-    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
-    "logical_not", "logical_xor", "astype", "position", "load", "sign", "isnan", "isfinite", "isinf", "floor",
+    "add", "subtract", "multiply", "negative", "positive", "square", "abs", "sign", "relu", "maximum", "minimum",
+    "where", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan", "isfinite", "isinf",
+    "logical_and", "logical_or", "logical_not", "logical_xor", "astype", "floor", "load", "position",
 ))  # fmt: skip
 _SLOW = frozenset(("divide", "sqrt", "reciprocal", "rsqrt", "ceil", "round", "trunc"))
 SLACK = 64
@@ -89,7 +89,8 @@ class Space:
         self.form_of = {form.statement: form for form in self.forms}
         self._axes: dict[Expression, tuple[int, ...]] = {}
         self._levels: dict[Expression, int] = {}
-        self.inner = tuple(range(self.rows, len(self.extents)))
+        self.every = tuple(range(len(self.extents)))
+        self.inner = self.every[self.rows :]
 
     def stride(self, access: Access, axis: int | None) -> int:
         """How far apart in memory neighbours along an axis are."""
@@ -187,6 +188,9 @@ def simplified(kernel: Loops, target: Target) -> Space:
         for form in forms:
             form.per_row = False
     lane = kernel.lane if kernel.lane in axes else _best_lane(axes, accesses)
+    stored = [*targets(kernel)]
+    if lane is not None and not inner and any(axes[lane].strides[each] not in (0, 1) for each in stored):
+        lane = _best_lane(axes, stored)
     lanes = 1 if lane is None else _lanes(forms, axes[lane], lane, target)
     spare = {each for each in accesses if lanes * each.buffer.dtype.itemsize <= SLACK}
     whole = lane is not None and _whole(kernel, forms, axes[lane], lane, spare)

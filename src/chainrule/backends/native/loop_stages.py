@@ -113,13 +113,17 @@ def _cheap(space: Space, expression: Expression) -> bool:
 class Choices:
     """How a kernel's loops are written.
 
+    stages      what a row consists of
     unrolled    a row's inner axes are written out, without a loop
     copies      neighbours along an axis that one turn of its loop does
     cut, chunk  the row axis along which work is cut into units, and how much of it one unit has
     block       turns of the innermost loop after which floating sums go over to wide accumulators; `depth`:
                 or the number of innermost axes after which they do
+    across      the axis along which what does not lie side by side along the lane does: squares of both are
+                read by rows and turned in registers
     """
 
+    stages: list[Stage]
     unrolled: bool
     copies: dict[int, int]
     cut: int | None
@@ -127,11 +131,13 @@ class Choices:
     units: int
     block: int | None
     depth: int | None
+    across: int | None
 
 
 _UNIT = 16 << 10
 _FEW = 8
 _LONG = 128
+_SQUARES = 60
 
 
 def choose(space: Space, target: Target) -> Choices:
@@ -140,13 +146,14 @@ def choose(space: Space, target: Target) -> Choices:
     turns = {axis: turns_of(space, axis) for axis in range(len(space.extents))}
     inner = math.prod(turns[axis] for axis in space.inner)
     unrolled = bool(space.inner) and (inner <= 1 or (inner <= _FEW and inner * body <= 400))
+    made = stages(space, unrolled)
     copies = {axis: turns[axis] for axis in space.inner} if unrolled else {}
     budget = 4 if body <= 8 else 2 if body <= 40 else 1
     if space.lane is not None and space.lane < space.rows:
         sums = sum(bool(form.combiner) for form in space.forms)
         if not space.inner:
             copies[space.lane] = _dividing(turns[space.lane], budget)
-        elif not unrolled and len({space.level(form.value) for form in space.forms}) == 1:
+        elif not unrolled and not any(stage.kept for stage in made):
             most = _FEW // max(1, sums) * (2 if target.registers > 16 else 1)
             copies[space.lane] = _dividing(turns[space.lane], min(most, 2 * budget))
             budget = max(1, min(budget, 4 // copies[space.lane]))
@@ -154,7 +161,33 @@ def choose(space: Space, target: Target) -> Choices:
             budget = 1
     if space.inner and not unrolled:
         copies[space.inner[-1]] = _dividing(turns[space.inner[-1]], budget)
-    return Choices(unrolled, copies, *_cut(space, turns, copies, body), *_folding(space, turns, copies))
+    across = _across(space, body)
+    if across is not None and space.lane is not None:
+        copies = {across: space.lanes, space.lane: 1}
+    cut, folding = _cut(space, turns, copies, body), _folding(space, turns, copies)
+    return Choices(made, unrolled, copies, *cut, *folding, across)
+
+
+def _across(space: Space, body: int) -> int | None:
+    """The axis for squares: the one along which most loads are side by side that are not along the lane."""
+    if space.inner or space.totals():
+        return None
+    loaded = {
+        each.attributes["access"]
+        for form in space.forms
+        for each in space.walk([form.value])
+        if each.op == "load"
+    }
+    counts = {
+        axis: sum(
+            space.stride(access, axis) == 1 and space.stride(access, space.lane) not in (0, 1)
+            for access in loaded
+        )
+        for axis in range(space.rows)
+        if axis != space.lane and space.extents[axis] >= space.lanes
+    }
+    best = max(counts, key=lambda axis: counts[axis], default=None)
+    return best if best is not None and counts[best] and body <= _SQUARES else None
 
 
 def turns_of(space: Space, axis: int) -> int:
@@ -171,8 +204,7 @@ def _scatter(space: Space, expression: Expression) -> int:
 
 
 def _dividing(turns: int, most: int) -> int:
-    """The largest power of two up to `most` that leaves no rest; `most` where there are so many turns that a
-    rest does not matter."""
+    """The largest power of two up to `most` that leaves no rest; `most` where a rest does not matter."""
     if turns >= 16 * most:
         return most
     while most > 1 and turns % most:
