@@ -20,13 +20,15 @@ import numpy as np
 
 from chainrule.backends.native.arena import address
 from chainrule.backends.native.calling import Frame, array_at
-from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Function, Index, Module, Value
+from chainrule.backends.native.elements import transposed
+from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Function, Index, Module, Value, vector
 from chainrule.backends.native.engine import EMITTERS, Program
 from chainrule.backends.native.step import Emitter, Step, flushing_denormals
 from chainrule.backends.native.target import Target
 from chainrule.graph import Array, Graph
 from chainrule.schedule.kernels import View
 from chainrule.schedule.lower import schedule
+from chainrule.schedule.views import dense_strides
 from chainrule.types import Shape
 
 _NEAR = 256
@@ -148,7 +150,10 @@ def _emit_train(module: Module, training: Training) -> None:
         return train.at(base, offset + view.offset * view.buffer.dtype.itemsize, "i8")
 
     size = training.batch[0].shape[0]
-    gathers = [_emit_gather(module, f"rows_of_{k}", view) for k, view in enumerate(training.batch)]
+    gathers = [
+        _emit_gather(module, f"rows_of_{k}", view, target.lanes(view.buffer.dtype))
+        for k, view in enumerate(training.batch)
+    ]
 
     def step(number: Index, _: list[Value]) -> None:
         chosen = train.at(rows, train.mul(number, size), INDEX)
@@ -170,7 +175,7 @@ def _emit_train(module: Module, training: Training) -> None:
     train.give_back()
 
 
-def _emit_gather(module: Module, name: str, view: View) -> str:
+def _emit_gather(module: Module, name: str, view: View, lanes: int) -> str:
     """``void gather(ptr data, i64 bytes from row to row, ptr row numbers, ptr batch)``."""
     arguments = [("data", POINTER), ("apart", INDEX), ("rows", POINTER), ("batch", POINTER)]
     function = Function(module, name, arguments)
@@ -190,10 +195,46 @@ def _emit_gather(module: Module, name: str, view: View) -> str:
             _fetch(function, following, bytes_)
         _copy_row(function, source, target, view.shape[1:], view.strides[1:], itemsize)
 
-    if size and bytes_:
+    def turn(first: Index, _: list[Value]) -> None:
+        chosen = [row(function.smaller(function.add(first, k), size - 1)) for k in range(lanes)]
+        _turn_rows(function, chosen, function.at(batch, first, scalar), view, lanes)
+
+    scalar = SCALARS[view.buffer.dtype.name]
+    if not size or not bytes_:
+        pass
+    elif _examples_lie_innermost(view, lanes):
+        function.loop(0, size, lanes, [], turn)
+    else:
         function.loop(0, size, 1, [], copy)
     function.give_back()
     return name
+
+
+def _examples_lie_innermost(view: View, lanes: int) -> bool:
+    """True where element k of example i lies at ``k * step + i``, with room for whole vectors of examples."""
+    elements, step = math.prod(view.shape[1:]), view.strides[-1]
+    regular = all(
+        stride == dense * step
+        for stride, dense in zip(view.strides[1:], dense_strides(view.shape[1:]), strict=True)
+    )
+    return view.strides[0] == 1 and regular and elements >= lanes > 1 and step >= view.shape[0]
+
+
+def _turn_rows(function: Function, rows: Sequence[Value], target: Value, view: View, lanes: int) -> None:
+    """As many examples as a vector has lanes, a square of elements at a time turned over in registers."""
+    scalar = SCALARS[view.buffer.dtype.name]
+    elements, step = math.prod(view.shape[1:]), view.strides[-1]
+
+    def square(at: Index, _: list[Value]) -> None:
+        loaded = [function.load(function.at(each, at, scalar), vector(scalar, lanes)) for each in rows]
+        for k, column in enumerate(transposed(function, loaded)):
+            place = function.mul(function.add(at, k), step)
+            function.store(column, function.at(target, place, scalar))
+
+    whole = elements // lanes * lanes
+    function.loop(0, whole, lanes, [], square)
+    if whole < elements:
+        square(elements - lanes, [])  # once more some of the elements before
 
 
 def _fetch(function: Function, pointer: Value, size: int) -> None:
