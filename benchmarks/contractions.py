@@ -2,7 +2,7 @@
 
     taskset -c 0 .venv/bin/python -m benchmarks.contractions
 
-The peak is measured too, right before each shape. Of several rounds the median counts. Shapes are those of
+The peak is measured too, right before each shape. Of several rounds of processor time the median counts. Shapes are those of
 layers of the networks that the project is timed on, in every orientation: "nt" is a plain left and a
 transposed right operand, as in ``x @ weight.T``.
 """
@@ -72,7 +72,7 @@ def product(
 
 def repeating(kernel: Contraction, target: Target) -> tuple[Callable[..., None], int, float]:
     """A function that runs all units of a kernel n times, its bytes of scratch, the seconds to compile."""
-    start = time.perf_counter()
+    start = time.thread_time()
     module = Module(target.triple)
     emitted = emit_contraction(module, "kernel", kernel, target)
     pointers = len(module.functions["kernel"].arguments) - 2
@@ -86,7 +86,7 @@ def repeating(kernel: Contraction, target: Target) -> tuple[Callable[..., None],
     outside.loop(0, outside.arguments[-1], 1, [], once)
     outside.give_back()
     code = Code(compile_object(module.text(), target), target)
-    spent = time.perf_counter() - start
+    spent = time.thread_time() - start
     run = code.function("outside", *[ctypes.c_void_p] * pointers, ctypes.c_int64)
     _KEPT.append(code)
     return run, emitted.scratch, spent
@@ -98,9 +98,9 @@ def seconds_each(function: Callable[..., None], pointers: Sequence[int], flops: 
     function(*pointers, max(1, count // 4))
     rounds = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.thread_time()
         function(*pointers, count)
-        rounds.append((time.perf_counter() - start) / count)
+        rounds.append((time.thread_time() - start) / count)
     return sorted(rounds)[ROUNDS // 2]
 
 

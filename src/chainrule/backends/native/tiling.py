@@ -231,23 +231,30 @@ def _tile(rows: int, points: int, vectors: int, steps: int, target: Target) -> t
     """How the rows, and the vectors or points that are columns, are cut: the cheapest by a rough count."""
     per_point, columns = (vectors, points) if points > 1 else (1, vectors)
     best: tuple[float, Split, Split] | None = None
-    for most in range(1, columns + 1):
-        panels = split(columns, most)
+    for panels in _splits(columns, target.registers):
         width = panels.size * per_point
-        tallest = (target.registers - 2 - width) // width
-        if panels.size != most or (tallest < 1 and best is not None):
-            continue
-        heights = split(rows, max(1, tallest))
-        copies = len(heights.sizes) * len(panels.sizes)
-        cost = (1 + _COPY * copies) * sum(
-            (end - first) * (last - start) * _cost(height, size * per_point, steps)
-            for first, end, height in heights.sizes
-            for start, last, size in panels.sizes
-        )
-        if best is None or cost < best[0]:
-            best = cost, heights, panels
+        for heights in _splits(rows, max(1, (target.registers - 2 - width) // width)):
+            copies = len(heights.sizes) * len(panels.sizes)
+            cost = sum(
+                (end - first) * (last - start) * _cost(height, size * per_point, steps)
+                for first, end, height in heights.sizes
+                for start, last, size in panels.sizes
+            )
+            cost *= 1 + _COPY * copies
+            if heights.pieces > 1 and width * min(steps, _BLOCK) * target.vector_bytes > target.l1:
+                cost *= 1.5
+            if best is None or cost < best[0]:
+                best = cost, heights, panels
     assert best is not None
     return best[1:]
+
+
+def _splits(extent: int, most: int) -> Iterator[Split]:
+    """All ways to cut an axis in pieces of at most so many elements."""
+    for size in range(1, min(extent, most) + 1):
+        pieces = split(extent, size)
+        if pieces.size == size:
+            yield pieces
 
 
 def _cost(rows: int, columns: int, steps: int) -> float:
