@@ -17,9 +17,10 @@ from chainrule.backends.native.target import Target
 from chainrule.schedule.kernels import Access, Expression, Loops, Statement, expressions, loads, targets
 
 _CHEAP = frozenset((
-    "add", "subtract", "multiply", "negative", "positive", "square", "abs", "sign", "relu", "maximum", "minimum",
-    "where", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan", "isfinite", "isinf",
-    "logical_and", "logical_or", "logical_not", "logical_xor", "astype", "floor", "load", "position",
+    "add", "subtract", "multiply", "negative", "positive", "square", "abs", "sign", "relu", "maximum",
+    "minimum", "where", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan",
+    "isfinite", "isinf", "logical_and", "logical_or", "logical_not", "logical_xor", "astype", "floor", "load",
+    "position",
 ))  # fmt: skip
 _SLOW = frozenset(("divide", "sqrt", "reciprocal", "rsqrt", "ceil", "round", "trunc"))
 SLACK = 64
@@ -51,6 +52,17 @@ class Form:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.statement.value.dtype
+
+    @property
+    def identity(self) -> Any:
+        """What changes nothing when it is combined."""
+        if self.combiner in ("sum", "any", "all"):
+            return int(self.combiner == "all")
+        lowest = self.combiner == "max"
+        if self.dtype.kind == "f":
+            return -np.inf if lowest else np.inf
+        limits = np.iinfo(self.dtype)
+        return limits.min if lowest else limits.max
 
 
 @dataclass

@@ -20,8 +20,19 @@ import numpy as np
 
 from chainrule.backends.native import elements
 from chainrule.backends.native.emit import (
-    INDEX, POINTER, SCALARS, Emitted, Function, Index, Module, Value, constant, lanes_of, register_type, vector,
-)  # fmt: skip
+    INDEX,
+    POINTER,
+    SCALARS,
+    Emitted,
+    Function,
+    Index,
+    Module,
+    Value,
+    constant,
+    lanes_of,
+    register_type,
+    vector,
+)
 from chainrule.backends.native.loop_space import Form, Space, simplified
 from chainrule.backends.native.loop_stages import Choices, Stage, choose
 from chainrule.backends.native.loop_values import Point, Values, memory_type
@@ -154,9 +165,12 @@ class _Writer:
         start, stop = f.mul(self.first, self.choices.chunk), f.mul(self.last, self.choices.chunk)
         if full:
             main(start, f.smaller(stop, full), {})
+
+        def tail() -> None:
+            rest({})
+
         if full < extent:
-            reached = f.compare("sge", f.index(stop), f.index(extent))
-            f.if_then(reached, lambda: _for_effect(rest({})))
+            f.if_then(f.compare("sge", f.index(stop), f.index(extent)), tail)
         return {}
 
     def _blocks(
@@ -331,10 +345,10 @@ class _Writer:
         mask = self.values.mask(point)
         if mask is None or self.lane not in form.over or lanes_of(value.type) != self.lanes:
             return value
-        return self.f.select(mask, value, constant(_identity(form), value.type))
+        return self.f.select(mask, value, constant(form.identity, value.type))
 
     def _identity(self, form: Form, dtype: np.dtype[Any]) -> Value:
-        return constant(_identity(form), register_type(dtype, self.lanes))
+        return constant(form.identity, register_type(dtype, self.lanes))
 
     def _as(self, dtype: np.dtype[Any], value: Value) -> Value:
         """A floating value in another floating dtype; any other value is of the right one."""
@@ -384,19 +398,3 @@ class _Writer:
             value = elements.read(self.f, pointer, slot.dtype, 1, slot.lanes)
             self.values.store(form, self._final(form, value), point)
         return state
-
-
-def _for_effect(_: object) -> None:
-    """What comes out is of no interest."""
-
-
-def _identity(form: Form) -> Any:
-    """What changes nothing when it is combined."""
-    if form.combiner in ("sum", "any"):
-        return 0
-    if form.combiner == "all":
-        return 1
-    if form.dtype.kind == "f":
-        return -np.inf if form.combiner == "max" else np.inf
-    limits = np.iinfo(form.dtype)
-    return limits.min if form.combiner == "max" else limits.max
