@@ -213,7 +213,8 @@ def _ulps(node: Node, record: Primitive, operands: Sequence[Enclosure], result: 
     if record.name in BY_OPERANDS:
         for each in operands:
             scale = np.maximum(scale, _magnitude(each))
-    error = (record.ulps + 2) * float(np.finfo(result.dtype).eps) * scale
+    facts = np.finfo(result.dtype)
+    error = (record.ulps + 2) * (float(facts.eps) * scale + (scale > 0) * float(facts.smallest_subnormal))
     if record.name in ROUNDED_ONCE:
         exact = result.certain & _short(result.low)
         for each in operands:
