@@ -1,8 +1,8 @@
 """Where buffers lie: temporaries share one arena by lifetime, constants have a block of their own.
 
 A kernel finds a buffer by its `Place`: a slot of the table of base pointers that the native code is given,
-and bytes behind that pointer. The first slots are the arena, the constants and the scratch memory; one slot
-for every array of the caller follows.
+and bytes behind that pointer. The first slots are the arena, the constants, the scratch memory and the team
+of threads; one slot for every array of the caller follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from chainrule.schedule.kernels import Buffer, Schedule, places
 
-ARENA, CONSTANTS, SCRATCH, GIVEN = range(4)
+ARENA, CONSTANTS, SCRATCH, TEAM, GIVEN = range(5)
 """Slots of the table of base pointers. The caller's arrays begin at GIVEN."""
 
 LINE = 64

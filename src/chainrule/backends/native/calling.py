@@ -11,7 +11,7 @@ from chainrule.backends.native.arena import address, allocate
 from chainrule.errors import GraphError
 from chainrule.graph import Array
 from chainrule.schedule.kernels import Buffer, View
-from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, LINE, SCRATCH, Plan, Region
+from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, LINE, SCRATCH, TEAM, Plan, Region
 
 
 class Frame:
@@ -34,6 +34,10 @@ class Frame:
         """Let `array` be the memory behind a slot."""
         self.memory[slot] = array
         self._pointers[slot] = address(array)
+
+    def lend(self, team: int) -> None:
+        """Let the team at this address share the work."""
+        self._pointers[TEAM] = team
 
     def release(self) -> None:
         """Forget the caller's arrays."""

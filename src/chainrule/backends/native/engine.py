@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from threading import Lock
 from typing import Any
@@ -25,8 +26,9 @@ from chainrule.backends.native.emit import Emitted
 from chainrule.backends.native.loops import emit_loops
 from chainrule.backends.native.special import emit_special
 from chainrule.backends.native.status import ACCESSOR, bounds_error, failure_number
-from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step
+from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step, scratch_bytes
 from chainrule.backends.native.target import Target, host
+from chainrule.backends.native.threads import default_threads, team
 from chainrule.errors import GraphError
 from chainrule.graph import Array, Graph
 from chainrule.origin import user_line
@@ -49,22 +51,24 @@ class Program:
     target    what the code is made for; this machine, if not given
     guarded   every array has pages of its own between pages that nobody may touch: an access out of bounds
               ends the process. For tests; also chosen by CHAINRULE_GUARDED=1
+    threads   how many share the work; CHAINRULE_THREADS or one, if not given. The results are the same
     emitters  what writes the kernels' functions
     """
 
     def __init__(
         self, schedule: Schedule, target: Target | None = None, *, guarded: bool | None = None,
-        emitters: Mapping[type, Emitter] = EMITTERS,
+        threads: int | None = None, emitters: Mapping[type, Emitter] = EMITTERS,
     ) -> None:  # fmt: skip
         self.schedule = schedule
         self.target = host() if target is None else target
         self.guarded = os.environ.get("CHAINRULE_GUARDED") == "1" if guarded is None else guarded
+        self.threads = default_threads() if threads is None else threads
         self._emitters = emitters
         with collection_paused():
             self.plan = plan(schedule, self.guarded)
             self.functions = distinct(schedule)
             self.emitted, self.code, reports = self._built()
-        scratch = max((each.scratch for each in self.emitted), default=0)
+        scratch = self.threads * scratch_bytes(self.emitted)
         self._scratch = guarded_block(scratch) if self.guarded else Region(scratch)
         self._constants = self._filled_constants()
         self._run = self.code.function("run", ctypes.c_void_p)
@@ -82,7 +86,7 @@ class Program:
     # -- making ----------------------------------------------------------------------------------------------
     def emit(self) -> Step:
         """The code as LLVM assembly, written anew."""
-        return emit_step(self.schedule, self.functions, self.plan, self.target, self._emitters)
+        return emit_step(self.schedule, self.functions, self.plan, self.target, self._emitters, self.threads)
 
     def _built(self) -> tuple[tuple[Emitted, ...], Code, bool]:
         """What is kept on disk from an earlier time, or else is compiled now."""
@@ -99,7 +103,7 @@ class Program:
     def _key(self) -> str:
         """The same for the same code: what is computed where, for which processor, and who writes it."""
         writers = [f"{each.__module__}.{each.__qualname__}" for each in self._emitters.values()]
-        calls = calls_text(self.schedule, self.functions, self.plan)
+        calls = calls_text(self.schedule, self.functions, self.plan, self.threads)
         return sha256("\n".join([fingerprint(), *writers, str(self.target), calls]).encode()).hexdigest()
 
     def _filled_constants(self) -> Array:
@@ -132,15 +136,25 @@ class Program:
             each.hand_over(array, frame)
         for slot, buffer in self._fresh:
             frame.set(slot, fresh(buffer))
-        if self._reported is None:
+        with self.working(frame):
             self._run(frame.table)
-        else:
-            with self._reporting:  # the note that kernels leave is one per module, not one per call
-                self._run(frame.table)
-                self._raise_reported(self._reported())
         if self.guarded:
             arena.check_fronts(frame.memory[ARENA], self.plan.arena)
         return [each.taken(frame) for each in self._outputs]
+
+    @contextmanager
+    def working(self, frame: Frame) -> Iterator[None]:
+        """Around every call of the code: a team helps with it, and what it reports is raised after it."""
+        # The note that kernels leave is one per module, not one per call.
+        with self._reporting if self._reported is not None else nullcontext():
+            if self.threads == 1:
+                yield
+            else:
+                with team(self.threads) as lent:
+                    frame.lend(lent)
+                    yield
+            if self._reported is not None:
+                self._raise_reported(self._reported())
 
     def _raise_reported(self, failure: int) -> None:
         """The error for what `status` says; none for 0."""
@@ -174,11 +188,14 @@ class Executable:
     Raises `Unsupported` for a graph that holds something for which there is no kernel.
     """
 
-    def __init__(self, graph: Graph, target: Target | None = None, *, guarded: bool | None = None) -> None:
+    def __init__(
+        self, graph: Graph, target: Target | None = None, *, guarded: bool | None = None,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
         self.traced = graph
         with collection_paused():
             self.graph = passes.simplify_for_kernels(graph)
-            self.program = Program(lowered(self.graph), target, guarded=guarded)
+            self.program = Program(lowered(self.graph), target, guarded=guarded, threads=threads)
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
         return self.program(values)

@@ -8,20 +8,25 @@ Equal kernels share a function (see `schedule.structure`), so twenty equal layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Module, Value, constant
+from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Index, Module, Value, constant
+from chainrule.backends.native.sharing import call_share
 from chainrule.backends.native.status import ACCESSOR
 from chainrule.backends.native.target import Target
 from chainrule.schedule.kernels import Kernel, Schedule, places
-from chainrule.schedule.memory import SCRATCH, Plan
+from chainrule.schedule.listing import cost
+from chainrule.schedule.memory import LINE, SCRATCH, TEAM, Plan
 from chainrule.schedule.structure import structure
 
 Emitter = Callable[[Module, str, Any, Target], Emitted]
 """Writes the function of one kind of kernel: ``emit(module, name, kernel, target)``."""
 
+GRAIN = 100_000
+"""Operations that are worth a piece for another thread: some microseconds."""
+_MOST_PIECES = 4  # for each thread
 _FLUSH_X86 = 0x8040  # MXCSR: results and operands that are denormal count as zero (FTZ, DAZ)
 _FLUSH_ARM = 1 << 24  # FPCR.FZ: both
 
@@ -71,8 +76,9 @@ class Step:
 
 
 def emit_step(
-    schedule: Schedule, functions: Functions, plan: Plan, target: Target, emitters: Mapping[type, Emitter]
-) -> Step:
+    schedule: Schedule, functions: Functions, plan: Plan, target: Target,
+    emitters: Mapping[type, Emitter], threads: int = 1,
+) -> Step:  # fmt: skip
     """The module with all kernels' functions, `step` and `run`."""
     module = Module(target.triple)
     emitted = tuple(
@@ -80,41 +86,103 @@ def emit_step(
         for number, kernel in enumerate(functions.kernels)
     )
     made = Step(module, functions, emitted)
-    _emit_calls(made, schedule, plan)
+    _emit_calls(made, schedule, plan, threads)
     run = Function(module, "run", [("table", POINTER)], internal=False)
     flushing_denormals(run, target, lambda: run.call("step", "void", run.arguments))
     run.give_back()
     return made
 
 
-def calls_text(schedule: Schedule, functions: Functions, plan: Plan) -> str:
+def calls_text(schedule: Schedule, functions: Functions, plan: Plan, threads: int = 1) -> str:
     """Everything the step's code depends on besides its target and its emitters, as text."""
     calls = []
     for kernel, number in zip(schedule.kernels, functions.numbers, strict=True):
         given = [(*plan.places[place.buffer], place.offset) for place in places(kernel)]
         calls.append(f"{number} {given}")
-    return "\n".join([*functions.texts, *calls])
+    return "\n".join([f"{threads} threads, pieces of {GRAIN}", *functions.texts, *calls])
 
 
-def _emit_calls(made: Step, schedule: Schedule, plan: Plan) -> None:
+def scratch_bytes(emitted: Sequence[Emitted]) -> int:
+    """Scratch memory of one thread: what the neediest kernel wants, on cache lines of its own."""
+    most = max((each.scratch for each in emitted), default=0)
+    return -(-most // LINE) * LINE + LINE if most else 0
+
+
+def pieces(kernel: Kernel, units: int, threads: int) -> int:
+    """Into how many pieces a kernel's units are cut, as many for every thread; 1 if it is not shared.
+
+    Some pieces for each, so that who is quick takes over from who is slow; none so small that saying so takes
+    longer than doing it.
+    """
+    flops, touched = cost(kernel)
+    worth = (flops + 2 * touched) // GRAIN  # a byte from the cache takes about as long as two operations
+    for each in range(_MOST_PIECES, 0, -1):
+        if each * threads <= min(units, worth):
+            return each * threads
+    return 1
+
+
+def _emit_calls(made: Step, schedule: Schedule, plan: Plan, threads: int) -> None:
     step = Function(made.module, "step", [("table", POINTER)])
+    (table,) = step.arguments
+    calls = [
+        _Call(made, kernel, number, plan)
+        for kernel, number in zip(schedule.kernels, made.functions.numbers, strict=True)
+    ]
     bases: dict[int, Value] = {}
-
-    def base(slot: int) -> Value:
-        if slot not in bases:
-            bases[slot] = step.load(step.at(step.arguments[0], slot, POINTER), POINTER)
-        return bases[slot]
-
-    for kernel, number in zip(schedule.kernels, made.functions.numbers, strict=True):
-        units = made.emitted[number].units
-        pointers = []
-        for place in places(kernel):
-            slot, offset = plan.places[place.buffer]
-            offset += place.offset * place.buffer.dtype.itemsize
-            pointers.append(step.at(base(slot), offset, "i8"))
-        given = [*pointers, base(SCRATCH), constant(0, INDEX), constant(units, INDEX)]
-        step.call(made.functions.name(number), "void", given)
+    for place, call in enumerate(calls):
+        cut = pieces(call.kernel, call.units, threads) if threads > 1 else 1
+        if cut == 1:
+            call.emit(step, table, bases, 0, call.units)
+        else:
+            team = _base(step, table, bases, TEAM)
+            call_share(step, team, call.emit_piece(f"piece_{place}", cut), table, cut // threads)
     step.give_back()
+
+
+def _base(function: Function, table: Value, known: dict[int, Value], slot: int) -> Value:
+    if slot not in known:
+        known[slot] = function.load(function.at(table, slot, POINTER), POINTER)
+    return known[slot]
+
+
+class _Call:
+    """The call of one kernel's function."""
+
+    def __init__(self, made: Step, kernel: Kernel, number: int, plan: Plan) -> None:
+        self.kernel, self.units = kernel, made.emitted[number].units
+        self._made, self._name, self._plan = made, made.functions.name(number), plan
+
+    def emit(
+        self, function: Function, table: Value, bases: dict[int, Value], first: Index, last: Index,
+        thread: Value | None = None,
+    ) -> None:  # fmt: skip
+        """Code for the units [first, last), by the caller or by a thread of the team."""
+        pointers = []
+        for place in places(self.kernel):
+            slot, offset = self._plan.places[place.buffer]
+            offset += place.offset * place.buffer.dtype.itemsize
+            pointers.append(function.at(_base(function, table, bases, slot), offset, "i8"))
+        scratch = _base(function, table, bases, SCRATCH)
+        if thread is not None:
+            mine = function.mul(thread, scratch_bytes(self._made.emitted))
+            scratch = function.at(scratch, mine, "i8")
+        given = [*pointers, scratch, function.index(first), function.index(last)]
+        function.call(self._name, "void", given)
+
+    def emit_piece(self, name: str, count: int) -> str:
+        """``void piece(ptr table, i64 thread, i64 piece)``: one of `count` parts of the units."""
+        arguments = [("table", POINTER), ("thread", INDEX), ("piece", INDEX)]
+        function = Function(self._made.module, name, arguments)
+        table, thread, piece = function.arguments
+
+        def start(number: Index) -> Index:
+            scaled = function.index(function.mul(number, self.units))
+            return function.emit(INDEX, f"udiv {scaled}, {count}")
+
+        self.emit(function, table, {}, start(piece), start(function.add(piece, 1)), thread)
+        function.give_back()
+        return name
 
 
 def flushing_denormals(function: Function, target: Target, body: Callable[[], object]) -> None:

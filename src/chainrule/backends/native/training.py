@@ -92,9 +92,8 @@ class Training(Program):
         steps = len(rows)
         noted = np.empty((steps, self._noted))
         given = np.array([each for leaf in data for each in (leaf.ctypes.data, leaf.strides[0])], np.int64)
-        self._train(self._frame.table, address(given), address(rows), address(noted), 0, steps)
-        if self._reported is not None:
-            self._raise_reported(self._reported())
+        with self.working(self._frame):
+            self._train(self._frame.table, address(given), address(rows), address(noted), 0, steps)
         return noted
 
     def state(self) -> list[Array]:

@@ -1,0 +1,282 @@
+"""The code with which threads share the work of a call.
+
+The thread that calls (number 0) runs the whole program. Where a kernel is worth sharing, its units are cut
+into pieces, the same number for every thread, and that is said in the memory of the *team*:
+
+    share(team, function, context, each)    have ``function(context, thread, piece)`` called for every piece
+    work_forever(team, thread)              what a worker does
+
+Every thread does its own pieces first, so that rows of one layer stay in the cache of the core that made
+them, then takes over pieces that nobody has begun. The caller goes on when all are done. So nobody waits for
+a thread that the operating system has put aside, unless in the midst of a piece; and a team without workers
+computes all the same. Results do not depend on who does what: units are independent of each other.
+
+Who waits looks again and again for some microseconds, then sleeps until woken: on a busy machine, whoever
+spins keeps the core from the very thread it waits for.
+"""
+
+from __future__ import annotations
+
+import sys
+from string import Template
+
+from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Value
+
+SPINS = 1000
+"""Looks before going to sleep: some 20 µs, a few times what it costs to be woken."""
+
+# Bytes in a team's memory; what different threads write lies on different cache lines.
+SHARE, THREADS = 0, 8
+"""The address of `share`; the number of threads, the caller included."""
+CLAIMS = 384
+"""Where the threads' claims begin, a line for each: the number of the sharing, and pieces that are begun."""
+_LAYOUT = {
+    "threads": THREADS,
+    "function": 64, "context": 72, "each": 80, "total": 88,  # what is shared; all pieces so far
+    "sequence": 128,  # number of the sharing
+    "workers_sleep": 192,  # 1 when a worker may sleep
+    "completed": 256,  # pieces that are done
+    "caller_sleeps": 320,  # 1 when the caller may sleep
+    "claims": CLAIMS,
+}  # fmt: skip
+
+
+def team_bytes(threads: int) -> int:
+    """The size of a team's memory; zeros, but for the first two fields."""
+    return CLAIMS + 64 * threads
+
+
+def call_share(function: Function, team: Value, piece: str, context: Value, each: Index) -> None:
+    """Code for: have ``@piece(context, thread, piece)`` called for `each` pieces per thread."""
+    share = function.load(function.at(team, SHARE, "i8"), POINTER)
+    arguments = f"{team}, ptr @{piece}, {context}, {INDEX} {function.index(each).text}"
+    function.line(f"call void {share.text}({arguments})")
+
+
+def runtime(triple: str) -> str:
+    """`share` and `work_forever` as LLVM assembly."""
+    text = Template(_RUNTIME).substitute(_LAYOUT, spins=SPINS)
+    return text + _pausing(triple) + _sleeping(triple)
+
+
+def _pausing(triple: str) -> str:
+    """A hint to the processor that this thread only waits."""
+    machine = triple.partition("-")[0]
+    declared, called = _HINTS.get(machine, ("", ""))
+    return Template(_PAUSE).substitute(declared=declared, called=called)
+
+
+def _sleeping(triple: str) -> str:
+    """How a thread sleeps while a word has a value, and how it is woken; elsewhere, short naps."""
+    numbers = {"x86_64": 202, "aarch64": 98}  # of the system call futex
+    number = numbers.get(triple.partition("-")[0])
+    if number is not None and "linux" in triple:
+        return Template(_FUTEX).substitute(number=number)
+    return _NAP_WINDOWS if sys.platform == "win32" else _NAP
+
+
+_RUNTIME = """
+; Share `each` pieces per thread of a function, and return when all are done.
+define void @share(ptr %team, ptr %function, ptr %context, i64 %each) nounwind {
+entry:
+  %function.p = getelementptr i8, ptr %team, i64 $function
+  %context.p = getelementptr i8, ptr %team, i64 $context
+  %each.p = getelementptr i8, ptr %team, i64 $each
+  %total.p = getelementptr i8, ptr %team, i64 $total
+  %threads.p = getelementptr i8, ptr %team, i64 $threads
+  %sequence.p = getelementptr i8, ptr %team, i64 $sequence
+  %completed.p = getelementptr i8, ptr %team, i64 $completed
+  %workers_sleep.p = getelementptr i8, ptr %team, i64 $workers_sleep
+  %caller_sleeps.p = getelementptr i8, ptr %team, i64 $caller_sleeps
+  store atomic ptr %function, ptr %function.p monotonic, align 8
+  store atomic ptr %context, ptr %context.p monotonic, align 8
+  store atomic i64 %each, ptr %each.p monotonic, align 8
+  %threads = load i64, ptr %threads.p
+  %before = load atomic i64, ptr %sequence.p monotonic, align 8
+  %sequence = add i64 %before, 1
+  %none = shl i64 %sequence, 16
+  br label %open
+open:
+  %owner = phi i64 [ 0, %entry ], [ %owner.next, %open ]
+  %lines = mul i64 %owner, 64
+  %claim.offset = add i64 %lines, $claims
+  %claim.p = getelementptr i8, ptr %team, i64 %claim.offset
+  store atomic i64 %none, ptr %claim.p release, align 8
+  %owner.next = add i64 %owner, 1
+  %more = icmp ult i64 %owner.next, %threads
+  br i1 %more, label %open, label %begin
+begin:
+  store atomic i64 %sequence, ptr %sequence.p seq_cst, align 8
+  call void @rouse(ptr %sequence.p, ptr %workers_sleep.p)
+  call void @work(ptr %team, i64 0, i64 %sequence)
+  %total.before = load i64, ptr %total.p
+  %new = mul i64 %each, %threads
+  %total = add i64 %total.before, %new
+  store i64 %total, ptr %total.p
+  call i64 @await(ptr %completed.p, i64 %total, ptr %caller_sleeps.p)
+  ret void
+}
+
+; Take part in every sharing from now on.
+define void @work_forever(ptr %team, i64 %thread) nounwind {
+entry:
+  %sequence.p = getelementptr i8, ptr %team, i64 $sequence
+  %workers_sleep.p = getelementptr i8, ptr %team, i64 $workers_sleep
+  br label %again
+again:
+  %seen = phi i64 [ 0, %entry ], [ %sequence, %again ]
+  %following = add i64 %seen, 1
+  %sequence = call i64 @await(ptr %sequence.p, i64 %following, ptr %workers_sleep.p)
+  call void @work(ptr %team, i64 %thread, i64 %sequence)
+  br label %again
+}
+
+; Do pieces of a sharing until none is left that nobody has begun. What was read of the sharing holds when a
+; claim succeeds: it was said before the claims were opened, and is changed only after all pieces are done.
+define internal void @work(ptr %team, i64 %thread, i64 %sequence) nounwind noinline {
+entry:
+  %function.p = getelementptr i8, ptr %team, i64 $function
+  %context.p = getelementptr i8, ptr %team, i64 $context
+  %each.p = getelementptr i8, ptr %team, i64 $each
+  %threads.p = getelementptr i8, ptr %team, i64 $threads
+  %completed.p = getelementptr i8, ptr %team, i64 $completed
+  %caller_sleeps.p = getelementptr i8, ptr %team, i64 $caller_sleeps
+  %function = load atomic ptr, ptr %function.p monotonic, align 8
+  %context = load atomic ptr, ptr %context.p monotonic, align 8
+  %each = load atomic i64, ptr %each.p monotonic, align 8
+  %threads = load i64, ptr %threads.p
+  br label %visit
+visit:  ; first its own pieces, then those of the threads after it
+  %step = phi i64 [ 0, %entry ], [ %step.next, %exhausted ]
+  %far = add i64 %thread, %step
+  %less = sub i64 %far, %threads
+  %wraps = icmp uge i64 %far, %threads
+  %owner = select i1 %wraps, i64 %less, i64 %far
+  %lines = mul i64 %owner, 64
+  %claim.offset = add i64 %lines, $claims
+  %claim.p = getelementptr i8, ptr %team, i64 %claim.offset
+  br label %look
+look:
+  %claim = load atomic i64, ptr %claim.p acquire, align 8
+  %of = lshr i64 %claim, 16
+  %current = icmp eq i64 %of, %sequence
+  br i1 %current, label %choose, label %leave
+choose:
+  %begun = and i64 %claim, 65535
+  %left = icmp ult i64 %begun, %each
+  br i1 %left, label %try, label %exhausted
+try:
+  %claimed = add i64 %claim, 1
+  %swap = cmpxchg ptr %claim.p, i64 %claim, i64 %claimed seq_cst seq_cst, align 8
+  %won = extractvalue { i64, i1 } %swap, 1
+  br i1 %won, label %do, label %look
+do:
+  %first = mul i64 %owner, %each
+  %piece = add i64 %first, %begun
+  call void %function(ptr %context, i64 %thread, i64 %piece)
+  %done = atomicrmw add ptr %completed.p, i64 1 seq_cst, align 8
+  call void @rouse(ptr %completed.p, ptr %caller_sleeps.p)
+  br label %look
+exhausted:
+  %step.next = add i64 %step, 1
+  %further = icmp ult i64 %step.next, %threads
+  br i1 %further, label %visit, label %leave
+leave:
+  ret void
+}
+
+; Wait until the number has grown to `least`; returns it. Sets `sleeps` before it goes to sleep.
+define internal i64 @await(ptr %number.p, i64 %least, ptr %sleeps.p) nounwind noinline {
+entry:
+  br label %look
+look:
+  %looks = phi i64 [ 0, %entry ], [ %looks.next, %spin ], [ 0, %sleep ]
+  %number = load atomic i64, ptr %number.p seq_cst, align 8
+  %reached = icmp uge i64 %number, %least
+  br i1 %reached, label %leave, label %wait
+wait:
+  %patient = icmp ult i64 %looks, $spins
+  br i1 %patient, label %spin, label %announce
+spin:
+  call void @pause()
+  %looks.next = add i64 %looks, 1
+  br label %look
+announce:  ; from here on whoever changes the number wakes us; if it was changed before, we do not sleep
+  store atomic i32 1, ptr %sleeps.p seq_cst, align 4
+  %now = load atomic i64, ptr %number.p seq_cst, align 8
+  %changed = icmp uge i64 %now, %least
+  br i1 %changed, label %leave, label %sleep
+sleep:
+  %word = trunc i64 %now to i32
+  call void @sleep(ptr %number.p, i32 %word)
+  br label %look
+leave:
+  %result = phi i64 [ %number, %look ], [ %now, %announce ]
+  ret i64 %result
+}
+
+; Wake those who may sleep until a number changes, which has just been changed.
+define internal void @rouse(ptr %number.p, ptr %sleeps.p) nounwind noinline {
+entry:
+  %may = load atomic i32, ptr %sleeps.p seq_cst, align 4
+  %none = icmp eq i32 %may, 0
+  br i1 %none, label %leave, label %take
+take:
+  %before = atomicrmw xchg ptr %sleeps.p, i32 0 seq_cst, align 4
+  %mine = icmp ne i32 %before, 0
+  br i1 %mine, label %wake, label %leave
+wake:
+  call void @wake(ptr %number.p)
+  br label %leave
+leave:
+  ret void
+}
+"""
+
+_YIELD = ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)")
+_HINTS = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": _YIELD,
+    "arm64": _YIELD,
+}
+_PAUSE = """
+$declared
+
+define internal void @pause() nounwind {
+  $called
+  ret void
+}
+"""
+
+_FUTEX = """
+declare i64 @syscall(i64, ...)
+
+define internal void @sleep(ptr %word.p, i32 %word) nounwind {
+  ; FUTEX_WAIT | FUTEX_PRIVATE_FLAG: returns at once if the word has changed
+  %r = call i64 (i64, ...) @syscall(i64 $number, ptr %word.p, i32 128, i32 %word, ptr null, ptr null, i32 0)
+  ret void
+}
+
+define internal void @wake(ptr %word.p) nounwind {
+  ; FUTEX_WAKE | FUTEX_PRIVATE_FLAG, everybody
+  %r = call i64 (i64, ...) @syscall(i64 $number, ptr %word.p, i32 129, i32 65535, ptr null, ptr null, i32 0)
+  ret void
+}
+"""
+
+_NAP = """
+declare i32 @usleep(i32)
+
+define internal void @sleep(ptr %word.p, i32 %word) nounwind {
+  %r = call i32 @usleep(i32 50)
+  ret void
+}
+
+define internal void @wake(ptr %word.p) nounwind {
+  ret void
+}
+"""
+
+_NAP_WINDOWS = _NAP.replace("declare i32 @usleep(i32)", "declare void @Sleep(i32)").replace(
+    "%r = call i32 @usleep(i32 50)", "call void @Sleep(i32 0)"
+)
