@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.backends.native.emit import SCALARS, Function, Index, Value, vector
+from chainrule.backends.native.emit import (
+    INDEX,
+    POINTER,
+    SCALARS,
+    Function,
+    Index,
+    Module,
+    Value,
+    constant,
+    vector,
+)  # fmt: skip
 from chainrule.backends.native.tiling import RIGHT, Axis, Plan
 from chainrule.schedule.kernels import Access
 
@@ -34,6 +44,38 @@ def interleaved(function: Function, a: Value, b: Value, step: int) -> tuple[Valu
     return function.shuffle(a, b, low), function.shuffle(a, b, high)
 
 
+def _turner(module: Module, scalar: str, lanes: int, steps: int) -> str:
+    """The name of a function that turns a square of `lanes` rows over, of which `steps` columns are there.
+
+    Its arguments: the first row, the distance of rows, the number of the last row, of which those beyond are
+    copies; where the first column goes, and the distance of columns. All kernels of a module share it: such
+    shuffles take LLVM long to choose instructions for.
+    """
+    name = f"turn_{scalar}_{lanes}_{steps}"
+    if name in module.functions:
+        return name
+    arguments = [
+        ("rows", POINTER),
+        ("stride", INDEX),
+        ("last", INDEX),
+        ("columns", POINTER),
+        ("pitch", INDEX),
+    ]
+    function = Function(module, name, arguments)
+    rows, stride, last, columns, pitch = function.arguments
+    type_ = vector(scalar, lanes)
+    loaded = []
+    for k in range(lanes):
+        start = function.at(rows, function.mul(function.smaller(k, last), stride), scalar)
+        mask = function.mask_below(steps, lanes)
+        whole = steps == lanes
+        loaded.append(function.load(start, type_) if whole else function.load_masked(start, type_, mask))
+    for k, row in enumerate(transposed(function, loaded)[:steps]):
+        function.store(row, function.at(columns, function.mul(pitch, k), scalar))
+    function.give_back()
+    return name
+
+
 class Packer:
     """Copies panels of a contraction's right operand into memory of the plan's layout."""
 
@@ -45,64 +87,54 @@ class Packer:
         self._turned = along[0] if along and plan.lanes > 1 else None
 
     def pack(self, source: Value, panel: Value, vectors: Index, remaining: Index) -> None:
-        """`vectors` vectors of columns from `source` on; of those beyond `remaining` the last is a copy."""
-        function, turned = self._function, self._turned
-        others = [pair for pair in self._summed if pair is not turned]
-        lanes = self._plan.lanes
-        width = function.mul(vectors, lanes)
+        """`vectors` vectors of columns from `source` on; those beyond `remaining` are copies of the last."""
+        last = self._function.add(remaining, -1)
+        others = [pair for pair in self._summed if pair is not self._turned]
+        self._along(others, source, panel, self._function.mul(vectors, self._plan.lanes), last)
 
-        def block(source: Value, panel: Value, column: Index) -> None:
-            clamp = self._plan.lane.extent % lanes != 0
-            columns = [function.add(column, k) for k in range(lanes)]
-            last = function.add(remaining, -1)
-            columns = [function.smaller(each, last) for each in columns] if clamp else columns
+    def _along(
+        self, axes: Sequence[tuple[Axis, Axis]], source: Value, panel: Value, width: Index, last: Index
+    ) -> None:
+        """Loops over summed axes, as they are in memory and in the panel, and over vectors of columns."""
+        function, lanes = self._function, self._plan.lanes
+        if not axes:
             stride = self._plan.packed_lane.stride(RIGHT)
-            starts = [function.at(source, function.mul(each, stride), self._scalar) for each in columns]
-            destination = function.at(panel, column, self._scalar)
-            if turned is None:
-                self._copy(starts, destination)
-            else:
-                self._turn(starts, destination, *turned)
 
-        def enter(depth: int, source: Value, panel: Value) -> None:
-            if depth == len(others):
-                function.loop(0, width, lanes, [], lambda column, _: block(source, panel, column))
-                return
-            given, packed = others[depth]
+            def block(column: Index, _: list[Value]) -> None:
+                start = function.at(source, function.mul(column, stride), self._scalar)
+                left = function.add(last, function.mul(column, -1))
+                self._block(start, function.at(panel, column, self._scalar), left)
 
-            def body(step: Index, _: list[Value]) -> None:
-                place = function.at(source, function.mul(step, given.stride(RIGHT)), self._scalar)
-                target = function.at(panel, function.mul(step, packed.stride(RIGHT)), self._scalar)
-                enter(depth + 1, place, target)
+            function.loop(0, width, lanes, [], block)
+            return
+        (given, packed), *inner = axes
 
-            function.loop(0, given.extent, 1, [], body)
+        def body(step: Index, _: list[Value]) -> None:
+            place = function.at(source, function.mul(step, given.stride(RIGHT)), self._scalar)
+            target = function.at(panel, function.mul(step, packed.stride(RIGHT)), self._scalar)
+            self._along(inner, place, target, width, last)
 
-        enter(0, source, panel)
+        function.loop(0, given.extent, 1, [], body)
 
-    def _copy(self, starts: Sequence[Value], destination: Value) -> None:
-        for lane, start in enumerate(starts):
-            value = self._function.load(start, self._scalar)
-            self._function.store(value, self._function.at(destination, lane, self._scalar))
-
-    def _turn(self, starts: Sequence[Value], destination: Value, given: Axis, packed: Axis) -> None:
-        """All steps along the contiguous axis, a square of lanes at a time; the last one may overlap."""
+    def _block(self, source: Value, panel: Value, last: Index) -> None:
+        """A vector's width of columns: one by one, or turned over along all steps of the contiguous axis."""
         function, scalar, lanes = self._function, self._scalar, self._plan.lanes
-        stride, extent = packed.stride(RIGHT), given.extent
-        type_ = vector(scalar, lanes)
-        squares = -(-extent // lanes)
+        stride = self._plan.packed_lane.stride(RIGHT)
+        if self._turned is None:
+            for lane in range(lanes):
+                start = function.at(source, function.mul(function.smaller(lane, last), stride), scalar)
+                function.store(function.load(start, scalar), function.at(panel, lane, scalar))
+            return
+        extent, pitch = self._turned[0].extent, self._turned[1].stride(RIGHT)
+        name = _turner(function.module, scalar, lanes, min(lanes, extent))
+        rows, columns = (constant(each, INDEX) for each in (stride, pitch))
 
         def square(number: Index, _: list[Value]) -> None:
             step = function.mul(number, lanes)
-            if squares > 1 and extent % lanes:
+            if extent > lanes and extent % lanes:  # the last square overlaps the one before
                 step = function.smaller(step, extent - lanes)
-            places = [function.at(start, step, scalar) for start in starts]
-            if extent < lanes:
-                mask = function.mask_below(extent, lanes)
-                rows = [function.load_masked(place, type_, mask) for place in places]
-            else:
-                rows = [function.load(place, type_) for place in places]
-            target = function.at(destination, function.mul(step, stride), scalar)
-            for k, row in enumerate(transposed(function, rows)[: min(extent, lanes)]):
-                function.store(row, function.at(target, k * stride, scalar))
+            start = function.at(source, step, scalar)
+            target = function.at(panel, function.mul(step, pitch), scalar)
+            function.call(name, "void", [start, rows, function.index(last), target, columns])
 
-        function.loop(0, squares, 1, [], square)
+        function.loop(0, -(-extent // lanes), 1, [], square)
