@@ -157,5 +157,12 @@ def test_show_prints_every_specialisation() -> None:
     f(X)
     f(X[:2])
     assert f.show().count("graph(") == 2
-    with pytest.raises(ValueError, match="can show only 'graph'"):
-        f.show("llvm")
+    assert f.show("llvm").count("define void @run") == 2
+
+
+@pytest.mark.parametrize(("backend", "foreign"), [("native", "python"), ("numpy", "llvm")])
+def test_show_names_what_a_backend_can_show(backend: str, foreign: str) -> None:
+    f = cr.compile(cr.sum, backend=backend)
+    f(X)
+    with pytest.raises(ValueError, match=rf"can show only 'graph', .* not '{foreign}'"):
+        f.show(foreign)
