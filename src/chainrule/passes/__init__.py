@@ -22,6 +22,8 @@ from chainrule.graph import Graph
 from chainrule.passes.algebra import simplify_algebra
 from chainrule.passes.common import share_common_subexpressions
 from chainrule.passes.constants import fold_constants
+from chainrule.passes.factors import share_factors
+from chainrule.passes.flattening import merge_leading_axes
 from chainrule.passes.inlining import inline_calls
 from chainrule.passes.ordering import use_values_while_warm
 from chainrule.passes.products import (
@@ -59,7 +61,9 @@ KERNEL_PASSES: tuple[Pass, ...] = (
     pad_before_convolving,
     multiply_single_products,
     spell_out_logsumexp,
+    merge_leading_axes,
     gate_by_results,
+    share_factors,
 )
 """What a backend that makes kernels of its own runs besides, between two rounds of the others."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,19 @@ def rewrite(graph: Graph, rule: Callable[[Node], Any]) -> Graph:
     for node in graph.nodes:
         if node not in known:
             known[node] = rule(copied(node, known) if node.primitive is not None else node)
+    return Graph(graph.inputs, tuple(known[node] for node in graph.outputs))
+
+
+def rewrite_knowing_uses(graph: Graph, rule: Callable[[Node, set[Node]], Node]) -> Graph:
+    """As `rewrite`, with a rule that is told which nodes are `alone`: those that one node uses, once."""
+    uses = Counter(operand for node in graph.nodes for operand in node.operands) + Counter(graph.outputs)
+    alone: set[Node] = set()
+    known: Known = {node: node for node in graph.inputs}
+    for node in graph.nodes:
+        if node not in known:
+            known[node] = rule(copied(node, known), alone) if node.primitive is not None else node
+        if uses[node] == 1:
+            alone.add(known[node])
     return Graph(graph.inputs, tuple(known[node] for node in graph.outputs))
 
 

@@ -1,0 +1,166 @@
+"""The passes that only kernels need: the same values up to rounding, said with less work."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule import passes
+from chainrule.graph import Graph
+from chainrule.passes.factors import share_factors
+from chainrule.passes.flattening import merge_leading_axes
+from chainrule.trace import trace_program
+from chainrule.types import Type
+from chainrule.verify import verify
+
+FLOAT64 = np.dtype(np.float64)
+RANDOM = np.random.default_rng(0)
+
+
+def graph_of(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Graph:
+    """The graph of a function of arrays, simplified as it is before these passes run."""
+    return passes.simplify(trace_program(function, [Type(shape, FLOAT64) for shape in shapes]).graph)
+
+
+def names(graph: Graph) -> list[str]:
+    return [node.name for node in graph.nodes if node.primitive is not None and node.name != "identity"]
+
+
+def assert_same(one: Graph, other: Graph, rtol: float = 1e-13) -> None:
+    """Two graphs agree on random operands; other is well formed."""
+    values = [RANDOM.normal(size=node.shape) for node in one.inputs]
+    for a, b in zip(one.evaluate(np, *values), verify(other).evaluate(np, *values), strict=True):
+        np.testing.assert_allclose(b, a, rtol=rtol, atol=rtol * np.abs(a).max(initial=1.0))
+
+
+def pullback(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, g: cr.vjp(function, x)[1](g)[0]
+
+
+# -- factors -------------------------------------------------------------------------------------------------
+def test_the_pullback_of_a_softmax_needs_its_result_alone() -> None:
+    before = graph_of(pullback(cr.softmax), (4, 5), (4, 5))
+    after = share_factors(before)
+    assert names(after)[-4:] == ["multiply", "sum", "subtract", "multiply"]
+    y = next(node for node in after.nodes if node.name == "divide")
+    assert all(y in node.operands or node.name == "subtract" for node in after.nodes[-4::2])
+    assert_same(before, after)
+
+
+SUMS: list[tuple[Callable[..., Any], list[str]]] = [
+    (lambda x, f: cr.sum(x * f, axis=1), ["sum", "reshape", "multiply"]),
+    (lambda x, f: cr.sum(f * x, axis=1, keepdims=True), ["sum", "multiply"]),
+    (lambda x, f: cr.sum(-(x / f), axis=1, keepdims=True), ["sum", "divide", "negative"]),
+    (lambda x, f: cr.sum(x * 2.0), ["sum", "multiply"]),
+    (lambda x, f: cr.sum((x * f) * 2.0, axis=-1, keepdims=True), ["sum", "multiply", "multiply"]),
+    (lambda x, f: x / f - (x * x) / f, ["multiply", "subtract", "divide"]),
+    (lambda x, f: f * (x * 2.0), ["multiply", "multiply"]),
+]
+KEPT: list[Callable[..., Any]] = [
+    lambda x, f: cr.sum(x * f, axis=0),  # the factor differs from term to term
+    lambda x, f: cr.sum(f / x, axis=1),
+    lambda x, f: ((y := x * f), cr.sum(y, axis=1)),  # the product is computed anyway
+    lambda x, f: (x / f, x / f + cr.exp(x) / f),
+]
+
+
+@pytest.mark.parametrize(("function", "left"), SUMS)
+def test_what_terms_have_in_common_is_taken_out(function: Any, left: list[str]) -> None:
+    before = graph_of(function, (4, 5), (4, 1))
+    after = share_factors(before)
+    assert sorted(names(after)) == sorted(left)
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("function", KEPT)
+def test_what_differs_or_is_needed_stays(function: Any) -> None:
+    before = graph_of(function, (4, 5), (4, 1))
+    assert names(share_factors(before)) == names(before)
+
+
+@pytest.mark.parametrize("normalised", [(5,), (4, 5)])
+def test_no_sum_of_a_normalisations_pullback_waits_for_another(normalised: tuple[int, ...]) -> None:
+    before = graph_of(pullback(lambda x: cr.nn.functional.layer_norm(x, normalised)), (3, 4, 5), (3, 4, 5))
+    after = share_factors(before)
+    assert_same(before, after, 1e-12)
+    assert (_depth_of_sums(before), _depth_of_sums(after)) == (3, 2)
+
+
+def test_batch_normalisation_too() -> None:
+    def normalise(x: Any) -> Any:
+        return cr.nn.functional.batch_norm(x, None, None, training=True)
+
+    before = graph_of(pullback(normalise), (6, 3, 4), (6, 3, 4))
+    after = share_factors(before)
+    assert_same(before, after, 1e-12)
+    assert (_depth_of_sums(before), _depth_of_sums(after)) == (3, 2)
+
+
+def _depth_of_sums(graph: Graph) -> int:
+    """How many sums have to be known one after the other."""
+    depth: dict[Any, int] = {}
+    for node in graph.nodes:
+        depth[node] = max((depth[each] for each in node.operands), default=0) + (node.name == "sum")
+    return max(depth.values())
+
+
+def test_sums_of_something_else_than_centred_values_stay() -> None:
+    def function(x: Any, f: Any) -> Any:
+        other_axis = f * (x - cr.mean(x, axis=0, keepdims=True))
+        other_count = f * (x - cr.sum(x, axis=1, keepdims=True) / 4.0)
+        return cr.sum(x * x + other_axis, axis=1), cr.sum(x * x + other_count, axis=1)
+
+    before = graph_of(function, (4, 5), (4, 1))
+    after = share_factors(before)
+    assert names(after).count("sum") == 4
+    assert_same(before, after)
+
+
+# -- axes ----------------------------------------------------------------------------------------------------
+def test_work_between_linear_layers_is_done_on_rows() -> None:
+    def function(x: Any, w: Any, b: Any) -> Any:
+        hidden = cr.nn.functional.linear(x, w)
+        scores = cr.nn.functional.linear(cr.tanh(hidden + x) * b, w)
+        return scores, cr.sum(scores, axis=(0, 1)), cr.max(scores, axis=2, keepdims=True)
+
+    before = graph_of(function, (2, 3, 4), (4, 4), (4,))
+    after = merge_leading_axes(before)
+    assert_same(before, after)
+    for node in after.nodes:
+        if node.name in ("matmul", "tanh", "add", "multiply", "sum", "max"):
+            assert node.ndim <= 2, node
+
+
+def test_what_broadcasts_along_one_of_the_axes_keeps_both() -> None:
+    def function(x: Any, w: Any, positions: Any) -> Any:
+        return cr.nn.functional.linear(x + positions, w), cr.sum(x, axis=0), cr.flip(x, axis=0)
+
+    before = graph_of(function, (2, 3, 4), (5, 4), (3, 4))
+    after = merge_leading_axes(before)
+    assert names(after) == names(before)
+    assert_same(before, after)
+
+
+def test_views_of_views_are_one_view() -> None:
+    def function(x: Any) -> Any:
+        turned = cr.permute_dims(cr.permute_dims(x, (2, 0, 1)), (1, 2, 0))
+        again = cr.permute_dims(cr.permute_dims(x, (2, 0, 1)), (2, 1, 0))
+        return cr.exp(turned), cr.exp(again), cr.exp(x.reshape(24).reshape(2, 3, 4))
+
+    before = graph_of(function, (2, 3, 4))
+    after = merge_leading_axes(before)
+    assert names(after).count("permute_dims") == 1
+    assert "reshape" not in names(after)
+    assert_same(before, after)
+
+
+def test_merged_nodes_keep_their_reasons() -> None:
+    def function(x: Any, w: Any) -> Any:
+        with cr.scope("layer"):
+            return cr.tanh(cr.nn.functional.linear(x, w))
+
+    after = merge_leading_axes(graph_of(function, (2, 3, 4), (5, 4)))
+    (tanh,) = [node for node in after.nodes if node.name == "tanh"]
+    assert tanh.layer == "layer"
