@@ -52,10 +52,7 @@ def run(
     module = Module(target.triple)
     emitted = emit_loops(module, "kernel", kernel, target)
     code = Code(compile_object(module.text(), target), target)
-    guarded = {
-        buffer: Guarded(values, 64 + -(values.nbytes + 64) % 64 if buffer.slack else 0)
-        for buffer, values in memory.items()
-    }
+    guarded = {buffer: Guarded(values, 64 if buffer.slack else 0) for buffer, values in memory.items()}
     scratch = Guarded(np.full(-(-max(emitted.scratch, 1) // 64) * 64, 0xA5, np.uint8), 0)
     pointers = [
         guarded[place.buffer].array.ctypes.data + place.offset * place.buffer.dtype.itemsize
