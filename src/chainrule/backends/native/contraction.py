@@ -87,7 +87,8 @@ class _Writer:
         self.epilogue = Epilogue(function, kernel, plan, pointers)
         self.packer = Packer(function, plan, kernel.right) if plan.packed else None
         slack = kernel.left.buffer.slack, kernel.right.buffer.slack or bool(plan.packed)
-        self.products = Products(function, plan, self.dtype, slack)
+        dtypes = [place.buffer.dtype for place in places(kernel)]
+        self.products = Products(function, plan, dtypes, slack)
         self.on_lane = not plan.dot and plan.column.extent == 1
         self.columns = plan.panels.size * (1 if self.on_lane else plan.vectors)
         self.chunk = _CHUNK if plan.block else max(1, _NEAR // plan.rows.size)

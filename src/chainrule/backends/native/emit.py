@@ -272,6 +272,10 @@ class Function:
             return max(a, b)
         return self.intrinsic("llvm.smax.i64", INDEX, [self.index(a), self.index(b)])
 
+    def shifted_right(self, a: Index, bits: int) -> Index:
+        """a // 2 ** bits for an index that is not negative."""
+        return a >> bits if isinstance(a, int) else self.emit(INDEX, f"lshr i64 {a.text}, {bits}")
+
     def divide(self, a: Index, b: int) -> tuple[Index, Index]:
         """a // b and a % b for an index that is not negative; by a known number that is a multiplication."""
         if isinstance(a, int):

@@ -13,6 +13,7 @@ from chainrule.backends.native.epilogue import Tile, fixed
 from chainrule.backends.native.packing import interleaved
 from chainrule.backends.native.tiling import LEFT, RIGHT, Axis, Plan
 
+_LINE = 64
 Span = tuple[Index, Index]
 """Steps on an axis, from the first up to, not including, the last."""
 
@@ -21,10 +22,11 @@ class Products:
     """Sums of products over the summed axes of a plan."""
 
     def __init__(
-        self, function: Function, plan: Plan, dtype: np.dtype[Any], slack: tuple[bool, bool]
+        self, function: Function, plan: Plan, dtypes: Sequence[np.dtype[Any]], slack: tuple[bool, bool]
     ) -> None:
-        """`slack`: whole vectors of left, of right, may be read beyond the end of the lane axis."""
-        self._function, self._plan, self._dtype, self._slack = function, plan, dtype, slack
+        """`dtypes` of all places; `slack`: whole vectors of left, of right, may be read beyond an axis."""
+        self._function, self._plan, self._slack, self._dtypes = function, plan, slack, dtypes
+        dtype = self._dtype = dtypes[LEFT]
         self._scalar = SCALARS[dtype.name]
         self.zero = constant(0, register_type(dtype, plan.lanes))
         """Nothing, in a vector of sums."""
@@ -62,6 +64,8 @@ class Products:
         def steps(count: int, mask: Value | None = None) -> Callable[[Index, list[Value]], list[Value]]:
             def body(step: Index, sums: list[Value]) -> list[Value]:
                 places = self._ahead(axis, step, left, right)
+                if isinstance(start, int) and not isinstance(step, int):
+                    self._fetch(tile, step, axis.extent // stride)
                 return self._step(tile, *places, [k * width for k in range(count)], sums, mask)
 
             return body
@@ -82,6 +86,23 @@ class Products:
         function, scalar = self._function, self._scalar
         one = function.at(left, function.mul(step, axis.stride(LEFT)), scalar)
         return one, function.at(right, function.mul(step, axis.stride(RIGHT)), scalar)
+
+    def _fetch(self, tile: Tile, step: Index, turns: int) -> None:
+        """A turn's share of the lines that the statements will need for this tile."""
+        function, plan = self._function, self._plan
+        row, _, vectors = tile.dimensions
+        lines = -(-fixed(vectors.steps) * plan.lanes * self._dtype.itemsize // _LINE)
+        spots = fixed(row.steps) * lines
+        each = -(-spots // turns)
+        for k in range(each if plan.fetched else 0):
+            turn = function.mul(step, spots // each * 65536 // (turns * plan.unroll))
+            spot = function.add(function.mul(function.shifted_right(turn, 16), each), k)
+            down, line = function.divide(spot, lines)
+            for number in plan.fetched:
+                dtype = self._dtypes[number]
+                across = function.mul(line, _LINE // dtype.itemsize)
+                offset = function.add(function.mul(down, row.axis.stride(number)), across)
+                function.prefetch(function.at(tile.pointers[number], offset, SCALARS[dtype.name]))
 
     # -- what is written out ---------------------------------------------------------------------------------
     def _step(

@@ -87,6 +87,7 @@ class Plan:
     unroll  steps of the innermost loop that are written out
     block   steps of the outermost loop after which sums are set aside, 0: sums are not interrupted
     packed  the summed axes as `right` has them in memory, where its panels are copied to be contiguous
+    fetched places of the statements that are fetched into cache while the sums are computed
     empty   there is nothing to sum: each sum is 0
     """
 
@@ -105,6 +106,7 @@ class Plan:
     block: int
     packed: tuple[Axis, ...]
     packed_lane: Axis
+    fetched: tuple[int, ...]
     empty: bool
     units: int
 
@@ -150,7 +152,7 @@ def make_plan(kernel: Contraction, target: Target) -> Plan:
     plan = Plan(
         lanes, dot, lane, row, column, tuple(a for a in loose if a not in others), tuple(others),
         tuple(loops or [Axis()]), tuple(window), rows, panels, unroll, 0, (), lane,
-        empty=any(axis.extent == 0 for axis in summed), units=0,
+        fetched=_fetched(kernel, row, lane, target), empty=any(axis.extent == 0 for axis in summed), units=0,
     )  # fmt: skip
     plan = _with_packing(plan) if pack else plan
     return replace(plan, units=plan.runs * rows.pieces, block=0 if dot else _block(plan))
@@ -281,6 +283,21 @@ def _block(plan: Plan) -> int:
     step = plan.unroll if len(plan.loops) == 1 else 1
     count = max(1, round(outermost * inner / _BLOCK))
     return -(-outermost // (count * step)) * step
+
+
+def _fetched(kernel: Contraction, row: Axis, lane: Axis, target: Target) -> tuple[int, ...]:
+    """The statements' places with an element for every sum, once each, where they exceed the second cache.
+
+    Their lines are asked for one at a time while a tile is summed; the processor's own guess comes too late,
+    as each row of a tile is a new place to it.
+    """
+    found: dict[tuple[object, ...], int] = {}
+    for number, access in enumerate(places(kernel)[2:], RIGHT + 1):
+        if lane.stride(number) == 1 and row.stride(number):
+            found.setdefault((id(access.buffer), access.offset, access.strides), number)
+    sums = prod(kernel.extents[: kernel.outputs])
+    size = sums * sum(places(kernel)[number].buffer.dtype.itemsize for number in found.values())
+    return tuple(found.values()) if size > target.l2 // 2 else ()
 
 
 def _with_packing(plan: Plan) -> Plan:
