@@ -223,26 +223,35 @@ NETWORKS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(("backend", "tolerance"), [("numpy", 0.0), ("native", 1e-13)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_traced_step_is_the_eager_step(name: str) -> None:
-    eager, traced = seeded(NETWORKS[name]), seeded(NETWORKS[name])
+def test_a_traced_step_is_the_eager_step(name: str, backend: str, tolerance: float) -> None:
+    """The reference gives the same bits; native code fuses and reorders, within rounding.
+
+    Every number here is made by fewer than 100 operations on numbers of about one: 100 roundings of float64
+    are 1.1e-14, ten times that covers the condition of the normalisations.
+    """
+    eager, traced = seeded(NETWORKS[name]).double(), seeded(NETWORKS[name]).double()
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
 
     def step(model: nn.Module, key: Any, x: Any, y: Any) -> Any:
         with cr.random.stream(key):
             return cr.value_and_grad(lambda m: loss(m(x), y))(model)
 
-    compiled = cr.compile(lambda key, x, y: step(traced, key, x, y))
+    def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+        assert list(found) == list(expected)
+        for path, value in expected.items():
+            np.testing.assert_allclose(found[path], value, rtol=tolerance, atol=tolerance, err_msg=path)
+
+    compiled = cr.compile(lambda key, x, y: step(traced, key, x, y), backend=backend)
     for count in range(3):
-        batch = cr.random.key(count), cr.asarray(numbers(5, 4, seed=count)), cr.asarray([0, 1, 1, 0, 1])
+        x = numbers(5, 4, seed=count).astype(np.float64)
+        batch = cr.random.key(count), cr.asarray(x), cr.asarray([0, 1, 1, 0, 1])
         value, gradients = step(eager, *batch)
         traced_value, traced_gradients = compiled(*batch)
-        assert value.item() == traced_value.item()
         assert list(gradients) == [path for path, _ in eager.named_parameters()]
-        for path, gradient in gradients.items():
-            assert gradient.tolist() == traced_gradients[path].tolist(), path
-        for path, value in eager.state_dict().items():
-            assert value.tolist() == traced.state_dict()[path].tolist(), path
+        same({"loss": traced_value, **traced_gradients}, {"loss": value, **gradients})
+        same(traced.state_dict(), eager.state_dict())
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(4)], ids=["dropout", "batch norm"])

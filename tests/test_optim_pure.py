@@ -40,22 +40,34 @@ def step(optimizer: optim.Optimizer, gradients: Any, state: Any, parameters: Any
     return optim.apply_updates(parameters, updates), after
 
 
-def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
+def assert_same(one: dict[str, Any], other: dict[str, Any], roundings: int = 0) -> None:
+    """Equal bit for bit, or within so many roundings of numbers up to one or their own size."""
     assert one.keys() == other.keys()
     for path, each in one.items():
         assert each.dtype == other[path].dtype
-        assert each.numpy().tobytes() == other[path].numpy().tobytes(), path
+        if roundings == 0:
+            assert each.numpy().tobytes() == other[path].numpy().tobytes(), path
+        else:
+            bound = roundings * np.finfo(each.dtype).eps / 2
+            np.testing.assert_allclose(
+                each.numpy(), other[path].numpy(), rtol=bound, atol=bound, err_msg=path
+            )
 
 
 # -- three ways to run one rule --------------------------------------------------------------------------
+@pytest.mark.parametrize("backend", ["numpy", "native"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", ALL, ids=lambda each: each.name)
-def test_eager_compiled_and_shell_agree_exactly(optimizer: Any, dtype: str) -> None:
+def test_eager_compiled_and_shell_agree(optimizer: Any, dtype: str, backend: str) -> None:
+    """Exactly on the reference; native code, which the shell runs, fuses multiplications and additions.
+
+    A step rounds once in adding an update, and fewer than 30 times in making it, a number below one.
+    """
     eager = compiled = tensors(0, dtype)
     eager_state = compiled_state = optimizer.init(eager)
     cells = {path: Parameter(each) for path, each in eager.items()}
     shell = optim.StatefulOptimizer(optimizer, cells.values())
-    run = cr.compile(lambda *given: step(optimizer, *given))
+    run = cr.compile(lambda *given: step(optimizer, *given), backend=backend)
     for seed in range(1, 8):
         gradients = tensors(seed, dtype)
         eager, eager_state = step(optimizer, gradients, eager_state, eager)
@@ -63,8 +75,8 @@ def test_eager_compiled_and_shell_agree_exactly(optimizer: Any, dtype: str) -> N
         for path, each in cells.items():
             each.grad = gradients[path]
         shell.step()
-        assert_same_bits(eager, compiled)
-        assert_same_bits(eager, cells)
+        assert_same(eager, compiled, roundings=0 if backend == "numpy" else 30 * seed)
+        assert_same(eager, cells, roundings=30 * seed)
     assert eager_state["count"].item() == compiled_state["count"].item() == 7
 
 
@@ -118,7 +130,7 @@ def test_weight_decay_in_a_chain_is_weight_decay_of_the_optimizer() -> None:
     parameters, gradients = tensors(0), tensors(1)
     one, _ = step(inside, gradients, inside.init(parameters), parameters)
     other, _ = step(outside, gradients, outside.init(parameters), parameters)
-    assert_same_bits(one, other)
+    assert_same(one, other)
 
 
 def test_a_chain_transforms_in_order() -> None:
@@ -135,7 +147,7 @@ def test_a_chain_transforms_in_order() -> None:
 def test_gradients_below_the_norm_pass_unchanged() -> None:
     gradients = tensors(1)
     clipped, _ = optim.clip_by_global_norm(1e6).update(gradients, {}, gradients)
-    assert_same_bits(clipped, gradients)
+    assert_same(clipped, gradients)
 
 
 def test_gradients_that_are_all_zero_stay_zero() -> None:
