@@ -21,6 +21,7 @@ from chainrule.errors import RunError
 from chainrule.run import Checkpoint, RunFolder
 from chainrule.train.callbacks import Callback, Progress
 from chainrule.train.trainer import Trainer
+from chainrule.tree import unflatten
 
 Array = np.ndarray[Any, Any]
 Data = tuple[Any, ...]
@@ -68,11 +69,12 @@ class Loop:
         folder: RunFolder | None = None,
         stamp: dict[str, Any] | None = None,
     ) -> None:
-        self.trainer, self.data, self.epochs = trainer, data, epochs
+        leaves, structure = trainer.leaves(data)  # cast here, not once per epoch
+        self.trainer, self.data, self.epochs = trainer, unflatten(structure, leaves), epochs
         self.validation, self.patience, self.restore_best = validation, patience, restore_best
         self.plateau, self.measure, self.callbacks = plateau, measure, callbacks
         self.folder, self.stamp = folder, stamp or {}
-        self.rows = len(trainer.leaves(data)[0][0])
+        self.rows = len(leaves[0])
         self.per_epoch = trainer.steps_per_epoch(self.rows)
         self.epoch = 0
         self.loss_sum, self.row_count = 0.0, 0

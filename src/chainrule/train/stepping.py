@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from chainrule import passes
-from chainrule.backends.native.training import Training, row_is_dense
+from chainrule.backends.native.training import Training
+from chainrule.errors import BoundsError
 from chainrule.graph import constant
 from chainrule.program import BACKENDS
 from chainrule.schedule.kernels import Unsupported
@@ -19,16 +21,23 @@ from chainrule.trace import Program
 Array = np.ndarray[Any, Any]
 NOTED = 2
 """Numbers that a step gives back: its loss and the norm of its gradients."""
+SLICE_SECONDS = 0.1
+"""How long native code runs before Python looks after progress, Ctrl-C and checkpoints."""
 
 
 class Stepper(Protocol):
     """Takes steps. Between `load` and `unload` it has the values of the cells."""
 
+    backend: str
+
     def load(self) -> None:
         """Take the values of the cells over."""
 
     def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        """One step per row of `rows` (steps, batch), integers; returns (steps, NOTED) numbers."""
+        """One step per row of `rows` (steps, batch), integers; returns (steps, NOTED) numbers.
+
+        Elements of a row of each of `leaves` lie side by side.
+        """
 
     def unload(self) -> None:
         """Put the new values into the cells."""
@@ -49,6 +58,7 @@ class PythonSteps:
     """Steps taken one by one."""
 
     def __init__(self, program: Program, backend: str) -> None:
+        self.backend = backend
         self._program = program
         self._execute = BACKENDS[backend](program.graph)
         self._state: dict[Cell, Any] = {}
@@ -77,32 +87,53 @@ class PythonSteps:
 class NativeSteps:
     """Steps taken by native code, whole slices of an epoch in one call."""
 
+    backend = "native"
+
     def __init__(self, program: Program) -> None:
         self._program = program
         arguments = program.arguments
         places = {cell: arguments + k for k, cell in enumerate(program.read)}
         state = {NOTED + k: places[cell] for k, cell in enumerate(program.written)}
         self.code = Training(passes.simplify_for_kernels(program.graph), arguments, NOTED, state)
-        self._dense: dict[int, tuple[Array, Array]] = {}
+        self._spoiled = False
 
     def load(self) -> None:
         self.code.load([cell.numpy() for cell in self._program.read])
+        self._spoiled = False
 
     def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        return self.code.run(
-            [self._with_dense_rows(leaf) for leaf in leaves], np.ascontiguousarray(rows, np.int64)
-        )
+        try:
+            return self.code.run(leaves, np.ascontiguousarray(rows, np.int64))
+        except BoundsError:  # found when the slice had ended: its later steps learned from what was wrong
+            self._spoiled = True
+            self.code.forget()
+            raise
 
     def unload(self) -> None:
-        for cell, value in zip(self._program.written, self.code.state(), strict=True):
-            cell.assign(constant(value))
-        self.code.holds([cell.numpy() for cell in self._program.read])
+        if not self._spoiled:
+            for cell, value in zip(self._program.written, self.code.state(), strict=True):
+                cell.assign(constant(value))
+            self.code.holds([cell.numpy() for cell in self._program.read])
 
-    def _with_dense_rows(self, leaf: Array) -> Array:
-        """The array itself, or a copy that is made once."""
-        if row_is_dense(leaf):
-            return leaf
-        found = self._dense.get(id(leaf))
-        if found is None or found[0] is not leaf:
-            found = self._dense[id(leaf)] = (leaf, np.ascontiguousarray(leaf))
-        return found[1]
+
+class Pace:
+    """Cuts blocks of steps into slices that take about SLICE_SECONDS, as the last ones went.
+
+    What a slice is changes nothing about the result.
+    """
+
+    def __init__(self, fixed: int | None = None) -> None:
+        self._fixed = fixed
+        self._steps = fixed or 1
+
+    def slices(self, block: Array) -> Iterator[Array]:
+        """The rows of a block, a slice after the other."""
+        at = 0
+        while at < len(block):
+            part = block[at : at + self._steps]
+            started = time.perf_counter()
+            yield part
+            if self._fixed is None:
+                each = (time.perf_counter() - started) / len(part)
+                self._steps = max(1, min(8 * self._steps, int(SLICE_SECONDS / max(each, 1e-9))))
+            at += len(part)

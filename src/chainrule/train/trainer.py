@@ -7,13 +7,13 @@ back, so a step can be repeated, checkpointed and replayed exactly.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from chainrule import nn, optim, random
+from chainrule.backends.native.training import row_is_dense
 from chainrule.data.windows import Windows
 from chainrule.errors import BoundsError, DataError, RunError, ShapeError
 from chainrule.nn import Module
@@ -22,7 +22,7 @@ from chainrule.origin import Origin, because
 from chainrule.program import BACKENDS, Executable
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
-from chainrule.train.stepping import Stepper, stepper
+from chainrule.train.stepping import Pace, Stepper, stepper
 from chainrule.transform import value_and_grad
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import type_of
@@ -30,8 +30,6 @@ from chainrule.types import type_of
 Array = np.ndarray[Any, Any]
 OnStep = Callable[[float, float, int], bool | None]
 OnSlice = Callable[[Array, Array, Array], bool | None]
-SLICE_SECONDS = 0.1
-"""How long native code runs before Python looks after progress, Ctrl-C and checkpoints."""
 _ORDER = (
     0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
 )
@@ -95,6 +93,8 @@ class Trainer:
         ]
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
+        self._backend = backend  # the one that can do it: the reference, for what has no native kernel
+        self._loaded: Stepper | None = None
         self._steps: dict[Any, tuple[Program, Stepper]] = {}
         self._forwards: dict[Any, tuple[Program, Executable]] = {}
 
@@ -137,14 +137,17 @@ class Trainer:
 
     def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Stepper]:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
-        if key not in self._steps:
+        made = self._steps.get(key)
+        if made is None or not made[0].holds:
 
             def traced(*tensors: Tensor) -> Any:
                 return self.step(*unflatten(structure, tensors))
 
             program = trace_program(traced, key[1])
-            self._steps[key] = program, stepper(program, self.backend)
-        return self._steps[key]
+            steps = stepper(program, self._backend)
+            self._backend = steps.backend
+            made = self._steps[key] = program, steps
+        return made
 
     # -- running -----------------------------------------------------------------------------------------
     def run(
@@ -163,35 +166,46 @@ class Trainer:
         on_step   called with (loss, gradient norm, rows) after every step, which are then taken one by one;
                   a true result stops the run
         on_slice  called after every slice of about a tenth of a second with arrays of these, a number per
-                  step; a true result stops the run
+                  step; a true result stops the run. Ask the trainer (`state`, `predict`) for values then:
+                  the cells of the model follow when somebody asks, and at the end
+
+        However a run ends, with an error or with Ctrl-C too, the cells hold the values after its last whole
+        step; after an index out of bounds in native code, those from before the run or before somebody last
+        asked.
         """
         leaves, structure = self.leaves(data)
         count = len(leaves[0])
-        chosen = (
-            self._shuffled(count, steps) if batches is None else iter([self._checked(batches, steps, count)])
-        )
+        chosen = self._shuffled(count, steps) if batches is None else self._given(batches, steps, count)
         self._check_classes(data)
         last = float("nan")
         pace = Pace(1 if on_step is not None else None)
-        current: Stepper | None = None
         try:
             for block in chosen:
-                batch = self._batch(leaves, block[0])
-                _, following = self._traced_step(batch, structure)
-                if following is not current:
-                    if current is not None:
-                        current.unload()
-                    current = following
-                    current.load()
+                _, stepping = self._traced_step(self._batch(leaves, block[0]), structure)
                 for rows in pace.slices(block):
-                    noted = current.run(leaves, rows)
+                    self._load(stepping)
+                    noted = stepping.run(leaves, rows)
                     last, self.gradient_norm = map(float, noted[-1])
+                    if on_step is not None:
+                        self._settle()
                     if self._stops(noted, rows, on_step, on_slice):
                         return last
         finally:
-            if current is not None:
-                current.unload()
+            self._settle()
         return last
+
+    def _load(self, stepping: Stepper) -> None:
+        """Let `stepping`, and nobody else, have the values of the cells."""
+        if self._loaded is not stepping:
+            self._settle()
+            stepping.load()
+            self._loaded = stepping
+
+    def _settle(self) -> None:
+        """Put the values that a stepper has into the cells; it takes them over again before its next step."""
+        if self._loaded is not None:
+            self._loaded.unload()
+            self._loaded = None
 
     @staticmethod
     def _stops(noted: Array, rows: Array, on_step: OnStep | None, on_slice: OnSlice | None) -> bool:
@@ -226,19 +240,23 @@ class Trainer:
         return -(-rows // self.batch_size)
 
     def leaves(self, data: tuple[Any, ...]) -> tuple[list[Array], Structure]:
-        """The arrays of `data`, floats in the dtype of the model (cast here, once)."""
-        leaves, structure = flatten(data.arrays() if isinstance(data, Windows) else tuple(data))
-        dtype = next(iter(self.parameters.values())).dtype
-        arrays = [leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves]
-        arrays = [
-            each.astype(dtype) if each.dtype.kind == "f" and each.dtype != dtype else each for each in arrays
-        ]
+        """The arrays of `data`, floats in the dtype of the model (cast here, once), every row dense."""
+        if isinstance(data, Windows):  # casting the stream copies it once, not once per window
+            data = Windows(self._cast(data.stream), data.length).arrays()
+        leaves, structure = flatten(tuple(data))
+        arrays = [self._cast(leaf.numpy() if isinstance(leaf, Tensor) else leaf) for leaf in leaves]
         lengths = {len(each) if each.ndim else 0 for each in arrays}
         if len(lengths) != 1:
             raise ShapeError(f"inputs and targets need the same number of rows, not {sorted(lengths)}")
         if lengths == {0}:
             raise DataError("there are no rows to train on")
         return arrays, structure
+
+    def _cast(self, leaf: Any) -> Array:
+        array = np.asarray(leaf)
+        dtype = next(iter(self.parameters.values())).dtype if array.dtype.kind == "f" else array.dtype
+        array = array.astype(dtype.newbyteorder("="), copy=False)
+        return array if row_is_dense(array) else np.ascontiguousarray(array)
 
     def _check_classes(self, data: Any) -> None:
         """A negative class number would count from the end, as indices do in NumPy, and train in silence."""
@@ -257,18 +275,20 @@ class Trainer:
         return [np.take(leaf, rows, axis=0) for leaf in leaves]
 
     @staticmethod
-    def _checked(batches: Any, steps: int, count: int) -> Array:
+    def _given(batches: Any, steps: int, count: int) -> Iterator[Array]:
+        """Batches of the caller's as one block."""
         indices = np.asarray(batches)
-        if indices.ndim != 2 or indices.dtype.kind not in "iu" or len(indices) < steps:
+        fits = indices.ndim == 2 and indices.dtype.kind in "iu" and indices.shape[1] > 0
+        if not fits or len(indices) < steps:
             raise ShapeError(
-                f"batches must be an integer array of shape (steps, batch) with at least {steps} steps, not "
-                f"{indices.dtype}{list(indices.shape)}"
+                f"batches must be an integer array of shape (steps, batch) with at least {steps} steps and "
+                f"batches of one row or more, not {indices.dtype}{list(indices.shape)}"
             )
         indices = indices[:steps]
-        first, last = (indices.min(), indices.max()) if indices.size else (0, 0)
+        first, last = (indices.min(), indices.max()) if steps else (0, 0)
         if first < 0 or last >= count:
             raise BoundsError(f"batches name rows from {first} to {last}, but the rows are 0 to {count - 1}")
-        return indices
+        return iter([indices] if steps else [])
 
     # -- using the model -----------------------------------------------------------------------------------
     def predict(self, inputs: Any, batch_size: int = 4096) -> Array:
@@ -277,6 +297,7 @@ class Trainer:
         return np.concatenate(list(self._outputs(leaves, structure, batch_size)))
 
     def _outputs(self, leaves: Sequence[Array], structure: Structure, batch_size: int) -> Iterator[Array]:
+        self._settle()
         training = self.model.training
         self.model.eval()
         try:
@@ -291,7 +312,7 @@ class Trainer:
         key = (structure, tuple(type_of(each) for each in batch))
         if key not in self._forwards:
             program = trace_program(lambda *tensors: self.model(*unflatten(structure, tensors)), key[1])
-            self._forwards[key] = program, BACKENDS[self.backend](program.graph)
+            self._forwards[key] = program, BACKENDS[self._backend](program.graph)
         return self._forwards[key]
 
     def evaluate(self, outputs: Any, targets: Any) -> float:
@@ -304,6 +325,7 @@ class Trainer:
     # -- state -------------------------------------------------------------------------------------------
     def cells(self) -> dict[str, Cell]:
         """Everything that a step changes, by name: what a checkpoint has to hold."""
+        self._settle()
         found: dict[str, Cell] = {f"model.{path}": cell for path, cell in self.parameters.items()}
         found |= {f"model.{path}": cell for path, cell in self.model.named_buffers()}
         found |= {cell.name: cell for cell in self._state}
@@ -334,32 +356,10 @@ class Trainer:
 
     def set_scale(self, scale: float) -> None:
         """Multiply the learning rate by `scale` from now on (used by the plateau schedule)."""
+        self._settle()
         state = self.optimizer.with_scale(unflatten(self._state_structure, self._state), scale)
         for cell, leaf in zip(self._state, flatten(state)[0], strict=True):
             cell.assign(leaf)
-
-
-class Pace:
-    """Cuts blocks of steps into slices that take about SLICE_SECONDS, as the last ones went.
-
-    What a slice is changes nothing about the result.
-    """
-
-    def __init__(self, fixed: int | None = None) -> None:
-        self._fixed = fixed
-        self._steps = fixed or 1
-
-    def slices(self, block: Array) -> Iterator[Array]:
-        """The rows of a block, a slice after the other."""
-        at = 0
-        while at < len(block):
-            part = block[at : at + self._steps]
-            started = time.perf_counter()
-            yield part
-            if self._fixed is None:
-                each = (time.perf_counter() - started) / len(part)
-                self._steps = max(1, min(8 * self._steps, int(SLICE_SECONDS / max(each, 1e-9))))
-            at += len(part)
 
 
 def _cell(leaf: Any, name: str) -> Buffer:

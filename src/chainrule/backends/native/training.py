@@ -14,7 +14,6 @@ import ctypes
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +54,7 @@ class Training(Program):
         pointer, index = ctypes.c_void_p, ctypes.c_int64
         self._train = self.code.function("train", pointer, pointer, pointer, pointer, index, index)
         self._frame = Frame(self.plan, self._constants, self._scratch)
-        self._resident: list[Any] = [None] * (len(graph.inputs) - leaves)
+        self._resident: list[Array | None] = [None] * (len(graph.inputs) - leaves)
 
     def emit(self) -> Step:
         """The step's code, and the loop around it."""
@@ -73,16 +72,20 @@ class Training(Program):
     # -- running ---------------------------------------------------------------------------------------------
     def load(self, values: Sequence[Array]) -> None:
         """Put the values of the state into the arena (those that are not there already)."""
-        for view, value, there in zip(
-            self.schedule.inputs[self._leaves :], values, self._resident, strict=True
-        ):
+        resident = self._resident
+        self.forget()  # should Ctrl-C come in the middle
+        for view, value, there in zip(self.schedule.inputs[self._leaves :], values, resident, strict=True):
             if there is not value:
                 self._array(view)[...] = value
         self.holds(values)
 
-    def holds(self, values: Sequence[Array]) -> None:
+    def holds(self, values: Sequence[Array | None]) -> None:
         """Say that these arrays are the values of the state that is in the arena."""
         self._resident = list(values)
+
+    def forget(self) -> None:
+        """Say that what is in the arena is nobody's state: the next `load` puts every value there."""
+        self.holds([None] * len(self._resident))
 
     def run(self, data: Sequence[Array], rows: Array) -> Array:
         """Train on batches of `rows` (steps, batch), an int64 array; what was noted, (steps, numbers).
