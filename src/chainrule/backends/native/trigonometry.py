@@ -6,7 +6,7 @@ Angles are reduced to ±π/4 in float64, for float32 too: then no digit of the r
 from __future__ import annotations
 
 from chainrule.backends.native import coefficients as table
-from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Module, Value, constant, vector
+from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Module, Value, constant, scalar_of
 from chainrule.backends.native.lanes import (
     FLOAT64,
     SIGNED,
@@ -21,7 +21,6 @@ from chainrule.backends.native.lanes import (
     sqrt,
 )
 
-INT64 = SIGNED[8]
 FAR = 2.0**20
 """Up to here a quarter turn in short pieces, times how many there are, is exact."""
 
@@ -29,51 +28,50 @@ PI, PI_REST = 3.141592653589793, 1.2246467991473532e-16
 
 
 # -- angles --------------------------------------------------------------------------------------------------
-def _reduced(x: Lanes) -> tuple[Lanes, Lanes]:
-    """(r, n) with x = n π/2 + r and |r| <= π/4; x is float64, n an integer modulo 4."""
+def _reduced(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """(r, low, n) with x = n π/2 + r + low and |r| <= π/4; x is float64, n an integer modulo 4.
+
+    Whole quarter turns are subtracted in pieces so short that their products with n are exact; `low` is what
+    rounding loses on the way.
+    """
     magic = 1.5 * 2.0**52
     shifted = fma(x, 2 / PI, magic)
     n = shifted - magic
-    r = x
-    for piece in table.HALF_PI:
-        r = fma(n, -piece, r)
-    return _far_lanes(x, r, shifted.bits())
+    first, second, third, fourth = table.HALF_PI
+    start = fma(n, -first, x)
+    near = fma(n, -second, start)
+    rest = fma(n, -fourth, fma(n, -third, fma(n, -second, start - near)))
+    r = near + rest
+    return _far_lanes(x, r, (near - r) + rest, shifted.bits())
 
 
-def _far_lanes(x: Lanes, r: Lanes, n: Lanes) -> tuple[Lanes, Lanes]:
-    """(r, n), computed anew where |x| is beyond `FAR`: lane by lane, and only when there is such a lane."""
+def _far_lanes(x: Lanes, r: Lanes, low: Lanes, n: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """(r, low, n), computed anew where |x| is beyond `FAR`: lane by lane, and only if there is one."""
     function, count = x.function, x.count
     far = (magnitude(x) > FAR) & (magnitude(x) < float("inf"))
-    places = [
-        function.allocate("double", count),
-        function.allocate("double", count),
-        function.allocate("i64", count),
-    ]
-    for value, place in zip((x, r, n), places, strict=True):
+    given, *found = (function.allocate(scalar_of(each.value.type), count) for each in (x, r, low, n))
+    for value, place in zip((x, r, low, n), (given, *found), strict=True):
         function.store(value.value, place)
 
     def anew() -> None:
-        def lane(k: Index, _: list[Value]) -> None:
-            given = function.load(function.at(places[0], k, "double"), "double")
-            size = Lanes(function, given, FLOAT64).intrinsic("fabs")
-            in_range = (size > FAR) & (size < float("inf"))
-
-            def one() -> None:
-                places_of_lane = [function.at(places[1], k, "double"), function.at(places[2], k, "i64")]
-                function.call(_far_reduction(function.module), "void", [given, *places_of_lane])
-
-            function.if_then(in_range.value, one)
-
         function.loop(0, count, 1, [], lane)
 
+    def lane(k: Index, _: list[Value]) -> None:
+        one = Lanes(function, function.load(function.at(given, k, "double"), "double"), FLOAT64)
+        targets = [function.at(place, k, "i64") for place in found]  # an i64 is as wide as a double
+
+        def reduce() -> None:
+            function.call(_far_reduction(function.module), "void", [one.value, *targets])
+
+        function.if_then(((magnitude(one) > FAR) & (magnitude(one) < float("inf"))).value, reduce)
+
     function.if_then(function.reduce("any", far.value), anew)
-    r_now = function.load(places[1], vector("double", count))
-    n_now = function.load(places[2], vector("i64", count))
-    return x.like(r_now), Lanes(function, n_now, INT64)
+    r, low = (x.like(function.load(place, x.value.type)) for place in found[:2])
+    return r, low, n.like(function.load(found[2], n.value.type))
 
 
 def _far_reduction(module: Module) -> str:
-    """A function ``(double x, ptr r, ptr n)`` for one finite |x| >= 1, exact for all of them.
+    """A function ``(double x, ptr r, ptr low, ptr n)`` for one finite |x| >= 1, exact for all of them.
 
     After Payne and Hanek: x is a 53-bit integer m times 2ᵉ. Of 2/π only 192 bits matter: those above make
     multiples of four quarter turns, those below too little. Their product with m, modulo 2¹⁹², is the angle
@@ -82,8 +80,8 @@ def _far_reduction(module: Module) -> str:
     name = "far_angle"
     if name in module.functions:
         return name
-    function = Function(module, name, [("x", "double"), ("r", POINTER), ("n", POINTER)])
-    x, remainder, quadrant = function.arguments
+    function = Function(module, name, [("x", "double"), ("r", POINTER), ("low", POINTER), ("n", POINTER)])
+    x, *angle_places, quadrant = function.arguments
     emit, binary = function.emit, function.binary
 
     def wide(value: int) -> Value:
@@ -109,30 +107,33 @@ def _far_reduction(module: Module) -> str:
     function.module.declare("llvm.ctlz.i192", "i192", ["i192", "i1"])
     zeros = function.call("llvm.ctlz.i192", "i192", [size_behind, Value("false", "i1")])
     leading = binary("lshr", binary("shl", size_behind, zeros), wide(129))  # 63 digits
-    number = emit("double", f"sitofp {emit('i64', f'trunc {leading} to i64')} to double")
-    scale = binary("sub", constant(1023 - 63, INDEX), emit("i64", f"trunc {zeros} to i64"))
+    # In radians, as a 63-bit integer: its leading digits are r, the others low.
+    half_pi = constant((1 << (table.TWO_OVER_PI_BITS + 62)) // table.TWO_OVER_PI, "i128")
+    radians = binary("mul", emit("i128", f"trunc {leading} to i128"), half_pi)
+    radians = emit("i64", f"trunc {binary('lshr', radians, constant(63, 'i128'))} to i64")
+    high = emit("double", f"sitofp {radians} to double")
+    rest = binary("sub", radians, emit("i64", f"fptosi {high} to i64"))
+    scale = binary("sub", constant(1023 - 62, INDEX), emit("i64", f"trunc {zeros} to i64"))
     scale = emit("double", f"bitcast {binary('shl', scale, constant(52, INDEX))} to double")
-    angle = binary("fmul", binary("fmul", number, scale), constant(PI / 2, "double"))
     below = function.compare("slt", bits, constant(0, INDEX))
-    turned = binary("xor", function.compare("slt", behind, wide(0)), below)
-    function.store(function.select(turned, emit("double", f"fneg {angle}"), angle), remainder)
+    scale = function.select(binary("xor", negative, below), emit("double", f"fneg {scale}"), scale)
+    for number, place in zip((high, emit("double", f"sitofp {rest} to double")), angle_places, strict=True):
+        function.store(binary("fmul", number, scale), place)
     function.store(function.select(below, binary("sub", constant(0, INDEX), whole), whole), quadrant)
     function.give_back()
     return name
 
 
-def _angle(x: Lanes) -> tuple[Lanes, Lanes]:
-    """`_reduced`, with r in x's dtype and n as an integer of the same width."""
-    r, n = _reduced(x.astype(FLOAT64))
-    return r.astype(x.dtype), n.astype(SIGNED[x.dtype.itemsize])
-
-
-def _sine_cosine(r: Lanes) -> tuple[Lanes, Lanes]:
-    """sin(r) and cos(r) for |r| <= π/4."""
+def _sine_cosine(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """sin(r), cos(r) and n, for x = n π/2 + r; n is an integer as wide as x."""
+    r, low, n = _reduced(x.astype(FLOAT64))
+    r, low, n = r.astype(x.dtype), low.astype(x.dtype), n.astype(SIGNED[x.dtype.itemsize])
     z = r * r
-    sine = fma(r * z, polynomial(z, table.SINE[r.dtype.name]), r)
-    cosine = fma(z * z, polynomial(z, table.COSINE[r.dtype.name]), 1 - z * 0.5)
-    return sine, cosine
+    half = z * 0.5
+    most = 1 - half
+    sine = r + fma(r * z, polynomial(z, table.SINE[x.dtype.name]), low)
+    small = fma(z * z, polynomial(z, table.COSINE[x.dtype.name]), (1 - most) - half)
+    return sine, most + fma(-r, low, small), n
 
 
 def _turned(x: Lanes, n: Lanes, sine: Lanes, cosine: Lanes) -> Lanes:
@@ -146,23 +147,22 @@ def _turned(x: Lanes, n: Lanes, sine: Lanes, cosine: Lanes) -> Lanes:
 @outlined
 def sin(x: Lanes) -> Lanes:
     """Sine."""
-    r, n = _angle(x)
-    return select(x.equals(0), x, _turned(x, n, *_sine_cosine(r)))
+    sine, cosine, n = _sine_cosine(x)
+    return select(x.equals(0), x, _turned(x, n, sine, cosine))
 
 
 @outlined
 def cos(x: Lanes) -> Lanes:
     """Cosine: the sine a quarter turn on."""
-    r, n = _angle(x)
-    return _turned(x, n + 1, *_sine_cosine(r))
+    sine, cosine, n = _sine_cosine(x)
+    return _turned(x, n + 1, sine, cosine)
 
 
 @in_float64
 @outlined
 def tan(x: Lanes) -> Lanes:
     """Tangent."""
-    r, n = _angle(x)
-    sine, cosine = _sine_cosine(r)
+    sine, cosine, n = _sine_cosine(x)
     even = (n & 1).equals(0)
     value = select(even, sine, -cosine) / select(even, cosine, sine)
     return select(x.equals(0), x, select(magnitude(x) < float("inf"), value, float("nan")))
@@ -199,6 +199,12 @@ def _arctangent(a: Lanes, b: Lanes) -> Lanes:
     """The angle of the point (b, a) for a, b >= 0: the smaller over the larger, turned back if beyond π/8."""
     steep = a > b
     smaller, larger = select(steep, b, a), select(steep, a, b)
+    scale = select(larger > 2.0**1000, larger.constant(0.25), 1.0)
+    scale = select(larger < 2.0**-900, 2.0**100, scale)
+    smaller, larger = (
+        smaller * scale,
+        larger * scale,
+    )  # so that neither their sum nor their difference is lost
     beyond = smaller > larger * 0.4142135623730951
     t = select(beyond, smaller - larger, smaller) / select(beyond, smaller + larger, larger)
     z = t * t

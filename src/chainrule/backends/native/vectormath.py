@@ -30,42 +30,44 @@ from chainrule.backends.native.lanes import (
 )
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
+    "sqrt": (0.5, 0.5),
+    "reciprocal": (0.5, 0.5),
+    "rsqrt": (1.5, 1.5),
     "exp": (2.0, 1.5),
     "expm1": (2.0, 2.5),
-    "log": (1.0, 1.0),
-    "log1p": (1.5, 1.5),
-    "log2": (2.0, 2.0),
-    "log10": (2.0, 2.0),
-    "logaddexp": (2.0, 2.0),
-    "sqrt": (0.5, 0.5),
-    "rsqrt": (1.5, 1.5),
-    "reciprocal": (0.5, 0.5),
-    "hypot": (1.0, 2.5),
-    "pow": (1.0, 2.0),
-    "sin": (2.0, 2.0),
-    "cos": (2.0, 2.0),
-    "tan": (1.0, 4.0),
-    "asin": (1.0, 3.0),
-    "acos": (1.0, 3.0),
-    "atan": (1.0, 3.0),
-    "atan2": (1.0, 3.0),
-    "sinh": (1.0, 3.5),
-    "cosh": (1.0, 2.5),
-    "tanh": (2.0, 2.5),
-    "asinh": (1.0, 3.5),
-    "acosh": (1.0, 3.5),
-    "atanh": (1.0, 3.5),
     "sigmoid": (2.0, 2.0),
-    "softplus": (2.0, 2.0),
+    "tanh": (2.0, 2.5),
     "erf": (2.0, 2.5),
+    "log": (1.0, 1.0),
+    "log1p": (2.0, 2.0),
+    "log2": (3.0, 2.5),
+    "log10": (2.5, 2.5),
+    "logaddexp": (2.5, 2.5),
+    "softplus": (2.0, 2.0),
+    "pow": (1.0, 2.5),
+    "hypot": (1.0, 2.5),
+    "sinh": (1.0, 3.0),
+    "cosh": (1.0, 2.0),
+    "asinh": (1.0, 3.0),
+    "acosh": (1.0, 3.0),
+    "atanh": (1.0, 2.5),
+    "sin": (2.0, 1.5),
+    "cos": (2.0, 1.5),
+    "tan": (1.0, 3.0),
+    "asin": (1.0, 3.0),
+    "acos": (1.0, 2.0),
+    "atan": (1.0, 2.5),
+    "atan2": (1.0, 2.5),
 }
-"""Largest error in units in the last place of the exact result, in float32 and in float64.
+"""Largest error in units in the last place of the exact result, in float32 and in float64, for all operands.
 
-Everywhere, with two exceptions. `logaddexp` adds numbers that may cancel: units of the larger of the larger
-operand and the result. `pow` in float64 holds its bound where the result is within 1e±300.
+`logaddexp` adds numbers that may cancel: in units of the largest of its operands and result. Where the
+processor has no fused multiply-add, a product on the way may fall below the smallest normal number and be 0:
+then results may be off by that much more.
 """
 
 INFINITY, NAN = float("inf"), float("nan")
+LOG2_E = 1.4426950408889634
 
 
 class _Format(NamedTuple):
@@ -84,27 +86,29 @@ _FORMATS = {
 
 # -- exponentials --------------------------------------------------------------------------------------------
 def _exponential(
-    x: Lanes, *, less_1: bool = False, bounded: bool = False, rest: Lanes | None = None, halved: int = 0
-) -> tuple[Lanes, Lanes]:
+    x: Lanes, *, less_1: bool = False, vanishes: bool = True, overflows: bool = True, halved: int = 0,
+    rest: Lanes | None = None,
+) -> tuple[Lanes, Lanes]:  # fmt: skip
     """(p, s) with exp(x) = s + s p: s is a power of two, p = exp(r) - 1 for a remainder |r| <= log(2) / 2.
 
     n = round(x / log 2) is found by adding a number so large that its last bit counts ones; these bits,
     shifted to where the exponent lies, are s = 2ⁿ, and s = 0 for the lowest n. The last binade would need
     2¹²⁸, which there is not, so n stops before and r grows to log(2) there: beyond, p is what overflows.
 
-    less_1   exp(x) - 1 is wanted, so p must have all its digits near 0 too
-    bounded  x is known to be far from overflow and underflow
-    rest     added to x, and much smaller
-    halved   exp(x) / 2**halved instead, for x >= 0
+    less_1     exp(x) - 1 is wanted, so p must have all its digits near 0 too
+    vanishes   x may be so low that exp(x) is 0
+    overflows  x may be so high that exp(x) needs the last binade or is infinite
+    halved     exp(x) / 2**halved instead, for x >= 0
+    rest       added to x, and much smaller
     """
     dtype = x.dtype.name
     facts = _FORMATS[dtype]
     high, low = table.LOG_2[dtype]
     magic = 1.5 * 2.0**facts.mantissa + facts.bias - halved
-    if not bounded:
+    if vanishes:
         x = at_least(x, -(facts.bias + 0.1) * high)
-    shifted = fma(x, table.LOG2_E["float64"][0], magic)
-    if not bounded:
+    shifted = fma(x, LOG2_E, magic)
+    if overflows:
         shifted = at_most(shifted, magic + facts.bias + halved)
     n = shifted - magic
     r = fma(n, -low, fma(n, -high, x))
@@ -131,16 +135,18 @@ def expm1(x: Lanes) -> Lanes:
 
 @outlined_in_float64
 def sigmoid(x: Lanes) -> Lanes:
-    """1 / (1 + e⁻ˣ)."""
-    p, s = _exponential(-x)
-    return 1 / fma(s, p, s + 1)
+    """1 / (1 + e⁻ˣ), where e⁻ˣ + 1 = s + s (p + 1/s): so the one is not lost beside a large s."""
+    bias, mantissa = _FORMATS[x.dtype.name].bias, _FORMATS[x.dtype.name].mantissa
+    p, s = _exponential(-at_most(x, (bias - 2) / LOG2_E), less_1=True, vanishes=False)
+    reciprocal = (((2 * bias) << mantissa) - s.bits()).reinterpret(x.dtype)
+    return 1 / fma(s, p + reciprocal, s)
 
 
 @outlined_in_float64
 def tanh(x: Lanes) -> Lanes:
     """Hyperbolic tangent: with e = exp(-2|x|) - 1 it is -e / (e + 2), where nothing cancels."""
     a = at_most(magnitude(x), 9.1 if x.dtype == FLOAT32 else 19.1)
-    p, s = _exponential(a * -2, less_1=True, bounded=True)
+    p, s = _exponential(a * -2, less_1=True, vanishes=False, overflows=False)
     return copysign(fma(s, p, s - 1) / fma(s, p, s + 1), x)
 
 
@@ -149,7 +155,7 @@ def erf(x: Lanes) -> Lanes:
     """The error function as 1 - exp(-g(|x|)), where g is so smooth that one polynomial is enough."""
     a = at_most(magnitude(x), 3.93 if x.dtype == FLOAT32 else 5.93)
     g = fma(a, polynomial(a, table.ERROR[x.dtype.name]), a)
-    p, s = _exponential(-g, less_1=True, bounded=True)
+    p, s = _exponential(-g, less_1=True, vanishes=False, overflows=False)
     return copysign(fma(s, p, s - 1), x)
 
 
@@ -320,7 +326,7 @@ def hypot(a: Lanes, b: Lanes) -> Lanes:
 @outlined
 def sinh(x: Lanes) -> Lanes:
     """Hyperbolic sine: with e = (exp|x| - 1) / 2 it is e + e / (2e + 1)."""
-    p, h = _exponential(magnitude(x), less_1=True, halved=1)
+    p, h = _exponential(magnitude(x), less_1=True, vanishes=False, halved=1)
     e = fma(h, p, h - 0.5)
     bounded = at_most(e, 1e300)
     return copysign(e + bounded / fma(bounded, 2.0, 1.0), x)
@@ -330,7 +336,7 @@ def sinh(x: Lanes) -> Lanes:
 @outlined
 def cosh(x: Lanes) -> Lanes:
     """Hyperbolic cosine."""
-    p, h = _exponential(magnitude(x), halved=1)
+    p, h = _exponential(magnitude(x), vanishes=False, halved=1)
     half = fma(h, p, h)
     return half + 0.25 / half
 
