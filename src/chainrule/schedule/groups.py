@@ -29,6 +29,10 @@ from chainrule.schedule.views import (
 REDUCTIONS = frozenset(("sum", "max", "min", "any", "all"))
 SMALL = 4096
 """Elements up to which a loop that combines everything may go on with the result."""
+UPDATED = 4
+"""Arrays as large as a weight that its update touches: itself, its gradient and, in Adam, two moments."""
+LARGE_UPDATE = 1 << 20
+"""Bytes of these from which on the update is part of the product: what a second cache holds."""
 LARGEST = 64
 """Nodes of a group: a longer body would not stay in registers, and takes long to compile."""
 CHEAP = frozenset(("add", "subtract", "multiply", "negative", "astype", "where", "equal", "iota"))
@@ -87,8 +91,8 @@ def contraction_of(node: Node) -> Nest | None:
 class Grouping:
     """The groups of a graph. `groups` is in the order in which they run."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, owned: bool = False) -> None:
+        self.graph, self.owned = graph, owned
         self.groups: list[Group] = []
         self.home: dict[Node, Group] = {}
         self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
@@ -427,8 +431,6 @@ class _Joining:
     # -- reductions ------------------------------------------------------------------------------------------
     def _add_reduction(self, node: Node) -> bool:
         operand = node.operands[0]
-        if self.group.kind != "loops":
-            return False
         axes = self._axes_of(operand)
         if axes is None and operand in self.grouping.waiting and self.add(operand):
             axes = self.axes[operand]
@@ -439,11 +441,18 @@ class _Joining:
         over_axes = frozenset(a for axis in node.attributes["axis"] if (a := axes[axis]) is not None)
         if any(self.extents[axis] == 0 for axis in over_axes) and self.group.members:
             return False
+        if self.group.kind == "contraction" and not self._is_total(node, over_axes):
+            return False
         if not self._add_operand(operand, axes) or not self._can_combine(over_axes):
             return False
         self.axes[node] = reduced_axes(node, axes)
         self.over[node], self.inside[node] = over_axes, axes
         return True
+
+    def _is_total(self, node: Node, over: frozenset[int]) -> bool:
+        """True for a sum over the whole output of a product, the only one that its kernel can make."""
+        output = {k for k, n in enumerate(self.extents) if n != 1 and k not in self.group.summed}
+        return node.name == "sum" and over == output and node.dtype.kind == "f" and self.grouping.owned
 
     def _can_combine(self, over: frozenset[int]) -> bool:
         everything = frozenset(range(len(self.extents)))
@@ -459,6 +468,8 @@ class _Joining:
         over = self.over.get(base) if over is None else over
         if not over:
             return over is None or len(over) == 0
+        if self.group.kind == "contraction":
+            return False
         everything = frozenset(range(len(self.extents)))
         rows = everything - over
         if not rows and math.prod(self.extents) > SMALL:
@@ -508,19 +519,23 @@ def _inputs_first(graph: Graph) -> tuple[list[Node], set[Node]]:
 
 
 def _may_follow_product(group: Group, node: Node) -> bool:
-    """Elementwise work on the whole output may; updates of parameters do not.
+    """Elementwise work on the whole output may; an update of a parameter only if its state is large.
 
-    An update reads and writes several arrays as large as the weight: it gains nothing from registers that the
-    product needs.
+    An update reads and writes several arrays as large as the weight. Where these stay in the second cache
+    anyway, it gains nothing from the registers that the product needs; where they do not, the product hides
+    the time that memory takes.
     """
     assert group.product is not None
     primitive = node.primitive
-    if primitive is None or not primitive.elementwise or primitive.name in ALIASES:
+    if primitive is None or primitive.name in ALIASES:
         return False
-    size = 1
-    for axis, extent in enumerate(group.extents):
-        size *= 1 if axis in group.summed else extent
-    return node.size == size and not any(origin.role == "update" for origin in node.origins)
+    size = math.prod(n for axis, n in enumerate(group.extents) if axis not in group.summed)
+    is_update = any(origin.role == "update" for origin in node.origins)
+    if is_update and size * UPDATED * node.dtype.itemsize < LARGE_UPDATE:
+        return False
+    if node.name == "sum":
+        return is_update and node.size == 1
+    return primitive.elementwise and node.size == size
 
 
 def reduced_axes(node: Node, axes: Axes) -> Axes:

@@ -140,8 +140,10 @@ class Contraction:
     a stride per axis, 0 on axes they do not move along; both may move along an axis (batched products,
     convolutions). A length may be 0. `lane` is the axis to vectorise: an output axis, along which `right`
     moves and `left` does not, or a summed axis, along which both move.
-    The statements are elementwise over the output axes (combiner None) and use "sum", loads and "result"s of
-    earlier ones; their accesses have one stride per output axis.
+    The statements are elementwise over the output axes and use "sum", loads and "result"s of earlier ones;
+    their accesses have one stride per output axis. A statement with combiner "sum", over all output axes,
+    leaves partial sums: place k of its target gets the sum of a stretch of units that begins with unit k;
+    places where no stretch begins are not touched, and there are never more units than vectors.
     """
 
     extents: Shape

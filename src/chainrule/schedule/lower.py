@@ -32,6 +32,7 @@ from chainrule.schedule.kernels import (
 from chainrule.schedule.layouts import Layouts
 from chainrule.schedule.views import (
     ALIASES,
+    ROW,
     Axes,
     aligned,
     base_of,
@@ -69,7 +70,7 @@ class _Lowering:
     def __init__(self, graph: Graph, owned: bool, state: Mapping[int, int]) -> None:
         _check(graph)
         self.graph, self.owned, self.state = graph, owned, state
-        self.grouping = Grouping(graph)
+        self.grouping = Grouping(graph, owned)
         self.layouts = Layouts(graph)
         self.kernels: list[Kernel] = []
         self.stored: dict[Node, View] = {}
@@ -181,7 +182,9 @@ class _Lowering:
             return False
         if old not in _read(kernel):
             return True
-        if not isinstance(kernel, Loops):
+        if isinstance(kernel, Special) or (
+            isinstance(kernel, Contraction) and old in (kernel.left.buffer, kernel.right.buffer)
+        ):
             return False
         mine = {each.strides for each in _accesses(kernel) if each.buffer is written}
         theirs = {(each.strides, each.offset) for each in _accesses(kernel) if each.buffer is old}
@@ -237,6 +240,7 @@ class _Lowering:
         self.kernels.append(
             Contraction(extents, len(kept), lane, left, right, statements, tuple(group.members))
         )
+        self.kernels += [total(partial, view, (node,)) for partial, view in builder.partial_sums]
 
     def _read(self, read: Read, node: Node, nest: Nest, order: Sequence[int]) -> Access:
         assert read.operand is not None
@@ -290,6 +294,7 @@ class _Builder:
         self.lowering, self.group, self.place = lowering, group, place
         self._known: dict[Any, Expression] = {}
         self._results: dict[Node, Statement] = {}
+        self.partial_sums: list[tuple[View, View]] = []
 
     def statements(self, rows: frozenset[int]) -> tuple[Statement, ...]:
         made = []
@@ -304,6 +309,8 @@ class _Builder:
                 per_row = self._belongs_to_row(inside, rows)
                 axes = tuple(sorted(self.place[axis] for axis in over))
                 target = None if view is None else self._target(node, view)
+                if view is not None and self.group.kind == "contraction":
+                    target = self._partial(node, view)
                 statement = Statement(value, target, node.name, axes, per_row)
                 self._results[node] = statement
                 made.append(statement)
@@ -314,6 +321,15 @@ class _Builder:
                     Statement(self._value(node, axes_here), self._target(node, view), None, (), per_row)
                 )
         return tuple(made)
+
+    def _partial(self, node: Node, view: View) -> Access:
+        """Where partial sums go: a place per vector at most, which are 0 from the start, or never touched."""
+        count = math.prod(self.group.extents[:-1]) * -(-self.group.extents[-1] // ROW)
+        buffer = Buffer(
+            f"{view.buffer.name}_parts", node.dtype, (count,), (1,), span((count,), (1,)), "state"
+        )
+        self.partial_sums.append((View(buffer, 0, (count,), (1,)), view))
+        return Access(buffer, 0, (0,) * len(self.place))
 
     def _belongs_to_row(self, axes: Axes, rows: frozenset[int]) -> bool:
         return rows != self.group.every and all(axis is None or axis in rows for axis in axes)
@@ -534,6 +550,14 @@ def fill(target: View, number: float, nodes: tuple[Node, ...]) -> Loops:
     return _flat(target, Expression("constant", (), dtype, {"value": dtype.type(number)}), nodes)
 
 
+def total(source: View, target: View, nodes: tuple[Node, ...]) -> Loops:
+    """A kernel that sums up one row of numbers."""
+    dtype = target.buffer.dtype
+    load = Expression("load", (), dtype, {"access": Access(source.buffer, source.offset, (1,))})
+    statement = Statement(load, Access(target.buffer, target.offset, (0,)), "sum", (0,))
+    return Loops(source.shape, 1, 0, (statement,), nodes)
+
+
 def _flat(target: View, value: Expression, nodes: tuple[Node, ...]) -> Loops:
     access = Access(target.buffer, target.offset, target.strides, has_room(target))
     statements = (Statement(value, access),)
@@ -553,7 +577,7 @@ def _of_statements(statements: Sequence[Statement]) -> list[Access]:
     return found + [statement.target for statement in statements if statement.target is not None]
 
 
-def _accesses(kernel: Loops) -> list[Access]:
+def _accesses(kernel: Loops | Contraction) -> list[Access]:
     return _of_statements(kernel.statements)
 
 

@@ -56,6 +56,8 @@ def emit_contraction(module: Module, name: str, kernel: Contraction, target: Tar
     emitted = Emitted(0)
     if 0 not in kernel.extents[: kernel.outputs]:
         plan = make_plan(kernel, target)
+        parts = [each.target for each in kernel.statements if each.combiner and each.target is not None]
+        assert all(plan.units <= each.buffer.size for each in parts), "every unit needs a place for its sum"
         writer = _Writer(function, kernel, plan)
         writer.write()
         emitted = Emitted(plan.units, writer.scratch)
@@ -136,6 +138,13 @@ class _Writer:
             self._pack(pointers[RIGHT], run, first, panel, remaining)
             pointers[RIGHT] = self.memory
         selected = partial(self._panel, pointers, remaining, starts)
+        self.epilogue.begin()
+        self._panel_rows(selected, panel, tiles)
+        self.epilogue.end(function.add(function.mul(run, plan.rows.pieces), tiles[0]))
+
+    def _panel_rows(self, selected: Callable[..., _Panel], panel: Index, tiles: tuple[Index, Index]) -> None:
+        """The tiles of one panel, of whichever size it is."""
+        function, plan = self.function, self.plan
         *most, last = plan.panels.sizes
         if not most:
             self._rows(selected(*last), tiles)

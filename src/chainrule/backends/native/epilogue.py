@@ -14,7 +14,7 @@ from math import prod
 from typing import NamedTuple
 
 from chainrule.backends.native import elements, scalars, vectormath
-from chainrule.backends.native.emit import SCALARS, Function, Index, Value
+from chainrule.backends.native.emit import SCALARS, Function, Index, Value, constant, register_type
 from chainrule.backends.native.tiling import Axis, Plan
 from chainrule.schedule.kernels import Access, Contraction, Expression, Statement, expressions
 
@@ -95,6 +95,12 @@ class Epilogue:
         self._moves: dict[Expression, set[int] | None] = {}
         for each in self._all:
             self._moves[each] = self._moving(each)
+        self._totals = {
+            each: function.allocate(SCALARS[each.value.dtype.name], plan.lanes)
+            for each in stored
+            if each.combiner is not None
+        }
+        self._lanes = plan.lanes
         self._weight = len(stored) + sum(map(_operations, self._all))
         self._started, self._start = (None, None) if plan.dot else self._beginning(plan.row.number)
         nowhere = Tile(pointers, (Dimension(Axis(), 1),) * 3, 1, None, {})
@@ -116,6 +122,22 @@ class Epilogue:
         first_row = tile._replace(dimensions=(Dimension(Axis(), 1), *tile.dimensions[1:]))
         values = [self._value(self._start, _Point(tile, place, known)) for place in first_row.places()]
         return [self._function.widened(each, tile.lanes) for each in values]
+
+    def begin(self) -> None:
+        """Totals start from 0."""
+        for statement, total in self._totals.items():
+            type_ = register_type(statement.value.dtype, self._lanes)
+            self._function.store(constant(0, type_), total)
+
+    def end(self, unit: Index) -> None:
+        """Leave the totals of what was stored since `begin` at the place of the unit that began it."""
+        function = self._function
+        for statement, total in self._totals.items():
+            dtype = statement.value.dtype
+            assert statement.target is not None
+            value = function.reduce("sum", function.load(total, register_type(dtype, self._lanes)))
+            place = function.at(function.arguments[self._number[statement]], unit, SCALARS[dtype.name])
+            function.store(value, place)
 
     def run(self, tile: Tile, sums: Sums, looped: bool) -> None:
         """The statements everywhere in a tile, written out or in loops."""
@@ -158,12 +180,25 @@ class Epilogue:
             target = statement.target
             if target is None:
                 continue
+            if statement in self._totals:
+                self._add_up(statement, self._function.widened(value, tile.lanes), point)
+                continue
             number = self._number[statement]
             stride = tile.dimensions[2].axis.stride(number)
             pointer = self._address(number, target, tile, place)
             mask = None if self._overruns and target.overrun and stride == 1 else self._mask(tile, place)
             value = self._function.widened(value, tile.lanes)
             elements.write(self._function, value, pointer, target.buffer.dtype, stride, mask)
+
+    def _add_up(self, statement: Statement, value: Value, point: _Point) -> None:
+        """Add a vector to a total, lanes that are not there as 0."""
+        function, total = self._function, self._totals[statement]
+        mask = self._mask(point.tile, point.place)
+        if mask is not None:
+            value = function.select(mask, value, constant(0, value.type))
+        if point.tile.lanes != self._lanes:  # in a narrower tile lane 0 takes all
+            value = function.reduce("sum", value)
+        function.store(function.binary("fadd", function.load(total, value.type), value), total)
 
     # -- what depends on what --------------------------------------------------------------------------------
     def _moving(self, each: Expression) -> set[int] | None:
