@@ -53,7 +53,7 @@ class Lanes:
     def is_number(self) -> bool:
         """True for a constant other than NaN."""
         text = self.value.text
-        return not text.startswith("%") and "FF8000" not in text and "poison" not in text
+        return not (text.startswith("%") or "poison" in text or "0x7FF8" in text or "0xFFF8" in text)
 
     def constant(self, number: Any) -> Lanes:
         """A number in every lane, of this dtype."""
