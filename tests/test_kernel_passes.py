@@ -11,6 +11,7 @@ from chainrule import passes
 from chainrule.graph import Graph
 from chainrule.passes.factors import share_factors
 from chainrule.passes.flattening import merge_leading_axes
+from chainrule.passes.parts import join_parts, place_once
 from chainrule.trace import trace_program
 from chainrule.types import Type
 from chainrule.verify import verify
@@ -164,3 +165,74 @@ def test_merged_nodes_keep_their_reasons() -> None:
     after = merge_leading_axes(graph_of(function, (2, 3, 4), (5, 4)))
     (tanh,) = [node for node in after.nodes if node.name == "tanh"]
     assert tanh.layer == "layer"
+
+
+# -- parts ---------------------------------------------------------------------------------------------------
+JOINED: list[tuple[Callable[..., Any], list[str]]] = [
+    (lambda x: x[1] * x[0] * x[2], ["concat"]),
+    (lambda x: x[:2].sum(axis=0) * x[2:].sum(axis=0), ["concat"]),
+    (lambda x: x[0] * cr.exp(x[1]), ["concat", "place"]),  # nobody looked at the last row
+    (lambda x: x[:, 1:3] * x[:, 3:], ["concat", "place"]),
+    (lambda x: x[0] * x[2], ["place", "place"]),  # not side by side
+    (lambda x: x[:2] * x[1:], ["place", "place"]),  # they overlap
+    (lambda x: x[:, ::2][:, :2] * x[:, 1::2], ["place", "place"]),  # between each other
+]
+
+
+@pytest.mark.parametrize(("function", "left"), JOINED)
+def test_the_pullbacks_of_parts_are_one_array(function: Any, left: list[str]) -> None:
+    before = graph_of(cr.grad(lambda x: cr.sum(cr.square(function(x)))), (3, 5))
+    after = place_once(join_parts(before))
+    assert sorted(name for name in names(after) if name in ("place", "concat")) == left
+    assert_same(before, after)
+
+
+def test_what_is_added_to_parts_or_looks_at_their_sum_keeps_them() -> None:
+    def function(x: Any, y: Any) -> Any:
+        one, other = (cr.vjp(lambda x, k=k: x[k], x)[1](y)[0] for k in (0, 1))
+        both = one + other
+        return both + x, both + one
+
+    before = graph_of(function, (2, 3), (3,))
+    after = join_parts(before)
+    assert names(after).count("concat") == 1
+    assert_same(before, after)
+
+
+def test_zeros_are_filled_in_once_and_late() -> None:
+    def cropped(x: Any) -> Any:
+        return cr.nn.functional.relu(x)[1:5, :4][1:, ::2]
+
+    before = graph_of(pullback(lambda x: (y := cropped(x)) * y), (6, 5), (3, 2))
+    after = place_once(before)
+    assert names(after).count("place") == 1
+    assert names(after)[-1] == "place"
+    (where,) = [node for node in after.nodes if node.name == "where"]
+    assert where.shape == (3, 2)
+    assert_same(before, after)
+
+
+def test_sums_do_not_see_zeros_on_the_axes_they_sum_over() -> None:
+    def function(x: Any, y: Any) -> Any:
+        placed = cr.vjp(lambda x: x[1:], x)[1](y)[0]
+        return cr.sum(placed, axis=0), cr.sum(placed, axis=1)
+
+    before = graph_of(function, (3, 4), (2, 4))
+    after = place_once(before)
+    assert [node.operands[0].name for node in after.nodes if node.name == "sum"] == ["input", "place"]
+    assert_same(before, after)
+
+
+def test_fewer_zeros_around_the_same_values_are_a_part() -> None:
+    def function(x: Any, y: Any) -> Any:
+        def placed(first: int, count: int) -> Any:
+            return cr.vjp(lambda x: x[first : first + 2], cr.zeros(count, dtype=y.dtype))[1](y)[0]
+
+        return placed(1, 4), placed(2, 7), placed(0, 3), placed(3, 5)
+
+    before = graph_of(function, (3,), (2,))
+    after = place_once(before)
+    # The last has three zeros in front of the values, the widest only two.
+    assert names(after).count("place") == 2
+    assert names(after).count("slice") == 2
+    assert_same(before, after)

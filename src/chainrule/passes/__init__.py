@@ -26,6 +26,7 @@ from chainrule.passes.factors import share_factors
 from chainrule.passes.flattening import merge_leading_axes
 from chainrule.passes.inlining import inline_calls
 from chainrule.passes.ordering import use_values_while_warm
+from chainrule.passes.parts import join_parts, place_once
 from chainrule.passes.products import (
     gate_by_results,
     multiply_single_products,
@@ -64,6 +65,8 @@ KERNEL_PASSES: tuple[Pass, ...] = (
     merge_leading_axes,
     gate_by_results,
     share_factors,
+    join_parts,
+    place_once,
 )
 """What a backend that makes kernels of its own runs besides, between two rounds of the others."""
 

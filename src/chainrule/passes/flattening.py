@@ -89,7 +89,8 @@ def _reduction(node: Node, merged: set[Shape]) -> Node:
     if not count or (first and len(first) < count):
         return node
     flat = _flat(x, x.shape, count)
-    assert flat is not None and node.primitive is not None
+    assert flat is not None
+    assert node.primitive is not None
     others = tuple(axis - count + 1 for axis in axes if axis >= count)
     made: Node = ops.apply(
         node.primitive, [flat], axis=(0, *others) if first else others, keepdims=node.attributes["keepdims"]
