@@ -170,8 +170,8 @@ class Trainer:
                   the cells of the model follow when somebody asks, and at the end
 
         However a run ends, with an error or with Ctrl-C too, the cells hold the values after its last whole
-        step; after an index out of bounds in native code, those from before the run or before somebody last
-        asked.
+        step; after an index out of bounds, which native code notices at the end of a slice, those after some
+        step before it.
         """
         leaves, structure = self.leaves(data)
         count = len(leaves[0])
