@@ -7,10 +7,11 @@ of threads; one slot for every array of the caller follows.
 
 from __future__ import annotations
 
+import math
 import mmap
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from chainrule.schedule.kernels import Buffer, Schedule, places
@@ -38,11 +39,13 @@ class Region:
     """Memory to be had: its bytes, and the pages [first, last) in it that nobody may touch.
 
     fronts  bytes [first, last) of a guarded region that lie before a buffer on its first page
+    start   byte from which on it is used
     """
 
     size: int
     guards: tuple[tuple[int, int], ...] = ()
     fronts: tuple[tuple[int, int], ...] = ()
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,6 @@ def plan(schedule: Schedule, guarded: bool = False) -> Plan:
     Two temporaries share memory when one is touched for the last time by an earlier kernel than the one that
     first touches the other; state has its memory for itself. Arrays of the caller are used where they are,
     except inputs that promise slack, which no array of the caller has: those are copied into the arena first.
-    The arrays that are handed to the caller are made by us, with a line of slack.
     guarded: every buffer, also the caller's, has pages of its own between pages that nobody may touch.
     """
     buffers = schedule.buffers
@@ -94,7 +96,8 @@ def spread(size: int) -> int:
 
 def guarded_block(size: int) -> Region:
     """A region of one block of `size` bytes that ends where a forbidden page begins."""
-    return _isolated_blocks([(size, LINE)])[1]
+    (start,), region = _isolated_blocks([(size, LINE)])
+    return replace(region, start=start)
 
 
 # -- sharing by lifetime -------------------------------------------------------------------------------------
@@ -183,10 +186,7 @@ def _side_by_side(buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]
 
 def _isolated(buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]:
     listed = list(buffers)
-    blocks = [
-        (_bytes(each) + LINE, LINE) if each.slack or each.role == "output" else (_bytes(each), 1)
-        for each in listed
-    ]
+    blocks = [(_bytes(each) + LINE, LINE) if each.slack else (_exact_bytes(each), 1) for each in listed]
     starts, region = _isolated_blocks(blocks)
     return dict(zip(listed, starts, strict=True)), region
 
@@ -208,3 +208,12 @@ def _isolated_blocks(blocks: Iterable[tuple[int, int]]) -> tuple[list[int], Regi
 
 def _bytes(buffer: Buffer) -> int:
     return int(buffer.size * buffer.dtype.itemsize)
+
+
+def _exact_bytes(buffer: Buffer) -> int:
+    """Of an array of the caller, which ends with its last element, whatever room the kernels would like.
+
+    One without elements has a line all the same: what a loop reads again and again may be read before it is
+    known that the loop is empty.
+    """
+    return math.prod(buffer.shape) * buffer.dtype.itemsize or LINE

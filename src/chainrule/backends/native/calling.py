@@ -28,7 +28,7 @@ class Frame:
         self.memory: list[Any] = [None] * len(self._pointers)
         self.set(ARENA, allocate(plan.arena))
         self.set(CONSTANTS, constants)
-        self.set(SCRATCH, allocate(scratch))
+        self.set(SCRATCH, allocate(scratch)[scratch.start :])
 
     def set(self, slot: int, array: Array) -> None:
         """Let `array` be the memory behind a slot."""
@@ -60,6 +60,10 @@ class Input:
             raise GraphError(
                 f"input {self._view.buffer.name} is {wanted} but was given {array.dtype}{list(array.shape)}"
             )
+        if (
+            not array.size
+        ):  # it may lie anywhere, yet kernels may read a line before they see that it is empty
+            return np.zeros(LINE, self._dtype)[:0].reshape(self._shape)
         flags = array.flags
         return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 
@@ -92,8 +96,8 @@ class Output:
 
 
 def fresh(buffer: Buffer) -> Array:
-    """New memory for an array that will be handed to the caller, with a line of slack behind it."""
-    return np.empty(buffer.size + LINE // buffer.dtype.itemsize, buffer.dtype)[: buffer.size]
+    """New memory for an array that will be handed to the caller."""
+    return np.empty(buffer.size, buffer.dtype)
 
 
 def array_at(memory: Array, view: View, offset: int) -> Array:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 from chainrule import passes
 from chainrule.backends import numpy as reference
@@ -82,6 +83,7 @@ class Program:
             if buffer.role == "output"
         ]
         self._frames: list[Frame] = []
+        _programs.add(self)
 
     # -- making ----------------------------------------------------------------------------------------------
     def emit(self) -> Step:
@@ -180,6 +182,19 @@ class Program:
             "the native backend can show only 'graph', 'passes', 'simplified', 'kernels', 'nests', 'llvm' "
             f"and 'asm', not {what!r}"
         )
+
+
+_programs: WeakSet[Program] = WeakSet()
+
+
+def _open_locks() -> None:
+    """In a forked child: whoever held a lock did not come along."""
+    for program in _programs:
+        program._reporting = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_locks)
 
 
 class Executable:
