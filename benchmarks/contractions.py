@@ -2,9 +2,9 @@
 
     taskset -c 0 .venv/bin/python -m benchmarks.contractions
 
-The peak is measured too, right before each shape. Of several rounds of processor time the median counts. Shapes are those of
-layers of the networks that the project is timed on, in every orientation: "nt" is a plain left and a
-transposed right operand, as in ``x @ weight.T``.
+The peak is measured too, right before each shape. Of several rounds the median of the processor's time
+counts. Shapes are those of layers of the networks that the project is timed on, in every orientation: "nt" is
+a plain left and a transposed right operand, as in ``x @ weight.T``.
 """
 
 from __future__ import annotations

@@ -179,6 +179,12 @@ def test_whole_vectors_may_be_stored_where_that_is_allowed(name: str) -> None:
     check((9, 21, 6), 2, 1, *matrices(9, 21, 6, "nn", overrun=True, pad=11), name)
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("slack", [True, False])
+def test_rows_that_collide_in_cache_are_copied(name: str, slack: bool) -> None:
+    check((9, 41, 70), 2, 1, *matrices(9, 41, 70, "nn", slack=slack, pad=256 - 41), name)
+
+
 @pytest.mark.parametrize("orientation", ["nn", "tt"])
 @pytest.mark.parametrize("k", [0, 1, 1030])
 def test_sums_of_nothing_and_of_much(orientation: str, k: int) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -225,10 +226,8 @@ class _Writer:
     def _tile(self, panel: _Panel, start: Index, rows: Index) -> Tile:
         """Rows of a panel from a start."""
         plan = self.plan
-        dimensions = (
-            Dimension(plan.row, rows), Dimension(plan.column, panel.points),
-            Dimension(plan.lane, panel.vectors, plan.lanes),
-        )  # fmt: skip
+        last = (plan.second, panel.vectors, 1) if plan.dot else (plan.lane, panel.vectors, plan.lanes)
+        dimensions = Dimension(plan.row, rows), Dimension(plan.column, panel.points), Dimension(*last)
         starts = {**panel.starts, plan.row.number: start}
         return Tile(
             self._moved(panel.pointers, plan.row, start), dimensions, panel.remaining, panel.mask, starts
@@ -332,29 +331,34 @@ class _Writer:
     def _finish_dot(self, tile: Tile, sums: list[Value]) -> None:
         """The same where each sum's parts are the lanes of a vector: these are added up first."""
         function, lanes = self.function, self.plan.lanes
-        rows, columns = (fixed(dimension.steps) for dimension in tile.dimensions[:2])
         if self._stack is None:
             self._stack = function.allocate(self.scalar, (self.plan.rows.size * self.columns + 1) * lanes)
         stack = self._stack
-        row, column, _ = tile.dimensions
-        across = self._contiguous(column) > self._contiguous(row) or rows == 1
-        outer, inner, count = (row, column, columns) if across else (column, row, rows)
-        listed = sums if across else [sums[r * columns + c] for c in range(columns) for r in range(rows)]
+        inner = max(range(3), key=lambda k: (self._contiguous(tile.dimensions[k]), tile.dimensions[k].steps))
+        order = [k for k in range(3) if k != inner] + [inner]
+        dimensions = [tile.dimensions[k] for k in order]
+        rows, points, count = (fixed(dimension.steps) for dimension in dimensions)
+        at = dict(zip(tile.places(), sums, strict=True))
+        places = product(range(rows), range(points), range(count))
+        listed = [at[place[order.index(0)], place[order.index(1)], place[order.index(2)]] for place in places]
         groups = [listed[k : k + lanes] for k in range(0, len(listed), lanes)]
         self._spill(stack, [self.products.added_up(group) for group in groups])
         width = min(lanes, 1 << (count - 1).bit_length())
         mask = function.mask_below(count % width, width) if count % width else None
-        dimensions = outer, Dimension(Axis(), 1), Dimension(inner.axis, -(-count // width), width)
+        vectors = Dimension(dimensions[2].axis, -(-count // width), width)
 
         def reloaded(place: Place) -> Value:
-            start = function.mul(place[0], count)
-            return self._reload(stack, function.add(start, function.mul(place[2], width)), width)
+            line = function.add(function.mul(place[0], points), place[1])
+            start = function.add(function.mul(line, count), function.mul(place[2], width))
+            return self._reload(stack, start, width)
 
-        totals = Tile(tile.pointers, dimensions, count, mask, tile.starts)
-        self.epilogue.run(totals, reloaded, self.epilogue.is_long(len(groups)))
+        totals = Tile(tile.pointers, (dimensions[0], dimensions[1], vectors), count, mask, tile.starts)
+        self.epilogue.run(totals, reloaded, self.epilogue.is_long(rows * points * -(-count // width)))
 
     def _contiguous(self, dimension: Dimension) -> int:
-        """How many places of the statements are contiguous along an axis."""
+        """How many places of the statements are contiguous along an axis of more than one element."""
+        if dimension.steps == 1:
+            return -1
         return sum(dimension.axis.stride(number) == 1 for number in range(RIGHT + 1, len(self.types)))
 
 

@@ -84,7 +84,9 @@ class Packer:
         self._scalar = SCALARS[access.buffer.dtype.name]
         self._summed = list(zip(plan.packed, (*plan.loops, *plan.window), strict=True))
         along = [pair for pair in self._summed if pair[0].stride(RIGHT) == 1 and pair[0].extent > 1]
-        self._turned = along[0] if along and plan.lanes > 1 else None
+        self._copied = plan.packed_lane.stride(RIGHT) == 1
+        self._slack = access.buffer.slack
+        self._turned = along[0] if along and plan.lanes > 1 and not self._copied else None
 
     def pack(self, source: Value, panel: Value, vectors: Index, remaining: Index) -> None:
         """`vectors` vectors of columns from `source` on; those beyond `remaining` are copies of the last."""
@@ -117,9 +119,16 @@ class Packer:
         function.loop(0, given.extent, 1, [], body)
 
     def _block(self, source: Value, panel: Value, last: Index) -> None:
-        """A vector's width of columns: one by one, or turned over along all steps of the contiguous axis."""
+        """A vector's width of columns: copied, or turned over along all steps of the contiguous axis."""
         function, scalar, lanes = self._function, self._scalar, self._plan.lanes
         stride = self._plan.packed_lane.stride(RIGHT)
+        if self._copied:
+            whole = self._slack or self._plan.lane.extent % lanes == 0
+            mask = None if whole else function.mask_below(function.add(last, 1), lanes)
+            type_ = vector(scalar, lanes)
+            value = function.load_masked(source, type_, mask) if mask else function.load(source, type_)
+            function.store(value, panel)
+            return
         if self._turned is None:
             for lane in range(lanes):
                 start = function.at(source, function.mul(function.smaller(lane, last), stride), scalar)

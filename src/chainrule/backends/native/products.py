@@ -147,10 +147,11 @@ class Products:
     ) -> Value:  # fmt: skip
         """The value of one operand, a vector, for one sum of the tile."""
         plan, function = self._plan, self._function
-        row, column, lane = (dimension.axis.stride(side) for dimension in tile.dimensions)
-        offset += step * plan.loops[-1].stride(side) + place[0] * row + place[1] * column
+        for dimension, index in zip(tile.dimensions, place, strict=True):
+            offset += index * dimension.width * dimension.axis.stride(side)
+        offset += step * plan.loops[-1].stride(side)
+        lane = plan.lane.stride(side)
         if not plan.dot:
-            offset += place[2] * plan.lanes * lane
             whole = place[2] != fixed(tile.dimensions[2].steps) - 1 or (lane == 1 and self._slack[side])
             mask = None if whole else tile.mask
         key = side, offset, mask is None

@@ -26,6 +26,11 @@ _UNROLL = 4
 """Steps of the innermost loop that are written out: enough to hide what the loop itself costs."""
 _WHOLE_SUM = 512
 """Sums no longer than this are not interrupted: the panel of `right` that they run along stays in cache."""
+_LINE = 64
+_COLLIDING = 1024
+"""Rows so many bytes apart, or a multiple, have few places in the first cache: a panel does not fit."""
+_UNCOPIED = 64
+"""Panels of fewer rows fit all the same."""
 _COPY = 0.02
 """What one more copy of the code for a tile may cost in speed: it must be compiled."""
 _BLOCK = 128
@@ -78,6 +83,7 @@ class Plan:
     """The axes of a contraction by the part they play. An absent axis has length 1 and moves nothing.
 
     lane    whose elements are the lanes of a vector; `dot`: it is summed over
+    second  in dot products, an axis that lies whole in every tile
     row     the tile's rows; `rows`: how it is cut
     column  whose points share a panel, when it has length above 1
     panels  how the vectors of the lane, or the points of the column axis, are cut
@@ -94,6 +100,7 @@ class Plan:
     lanes: int
     dot: bool
     lane: Axis
+    second: Axis
     row: Axis
     column: Axis
     outer: tuple[Axis, ...]
@@ -103,17 +110,17 @@ class Plan:
     rows: Split
     panels: Split
     unroll: int
-    block: int
-    packed: tuple[Axis, ...]
-    packed_lane: Axis
     fetched: tuple[int, ...]
     empty: bool
-    units: int
+    packed_lane: Axis
+    packed: tuple[Axis, ...] = ()
+    block: int = 0
+    units: int = 0
 
     @property
     def vectors(self) -> int:
-        """Vectors along the whole lane axis; 1 in dot products."""
-        return 1 if self.dot else -(-self.lane.extent // self.lanes)
+        """Columns of the tile beside those of the column axis: vectors along the lane, points of `second`."""
+        return self.second.extent if self.dot else -(-self.lane.extent // self.lanes)
 
     @property
     def panel_width(self) -> int:
@@ -130,29 +137,35 @@ def make_plan(kernel: Contraction, target: Target) -> Plan:
     """The plan for a contraction that has an output, on a processor."""
     outputs, summed, lane = _axes(kernel)
     dot = lane in summed
-    widest = target.lanes("float64" if kernel.left.buffer.dtype.itemsize == 8 else "float32")
+    item = kernel.left.buffer.dtype.itemsize
+    widest = target.lanes("float64" if item == 8 else "float32")
     lanes = min(widest, 1 << max(0, lane.extent - 1).bit_length())
     free = [axis for axis in outputs if axis is not lane]
-    pack = not dot and lane.extent > 1 and lane.stride(RIGHT) not in (0, 1)
-    vectors = 1 if dot else -(-lane.extent // lanes)
-    still = [axis for axis in summed if axis is not lane]
-    column = Axis() if pack or vectors > 3 else _chosen(free, RIGHT, LEFT, still)
-    row = _chosen([axis for axis in free if axis is not column], LEFT, RIGHT, still)
-    if row.extent == 1 and not pack and vectors * column.extent < 4:
+    vectors = -(-lane.extent // lanes)
+    pack = not dot and lane.extent > 1 and (lane.stride(RIGHT) not in (0, 1) or _collides(lane, summed, item))
+    second = _shared(free, summed) if dot else Axis()
+    free = [axis for axis in free if axis is not second]
+    column = Axis() if pack or (vectors > 3 and not dot) else _chosen(free, RIGHT, LEFT, summed)
+    row = _chosen([axis for axis in free if axis is not column], LEFT, RIGHT, summed)
+    if row.extent == 1 and not pack and (dot or vectors < 4) and column.extent < 4:
         row = max((axis for axis in free if axis is not column), key=lambda axis: axis.extent, default=row)
     loose = [axis for axis in free if axis not in (row, column)]
-    others = [axis for axis in loose if axis.stride(RIGHT) == 0]
-    window = _window(still, row, column, 0 if dot else 1)
-    loops = [axis for axis in still if axis not in window] + ([lane] if dot else [])
-    steps = prod(axis.extent for axis in summed) // (lanes if dot else 1)
-    rows, panels = _tile(row.extent, column.extent, vectors, steps, target)
-    unroll = _unrolled(
-        loops[-1].extent // (lanes if dot else 1) if loops else 1, prod(a.extent for a in window)
-    )
+    others = tuple(axis for axis in loose if axis.stride(RIGHT) == 0)
+    outer = tuple(axis for axis in loose if axis not in others)
+    still = [axis for axis in summed if axis is not lane]
+    window = [] if dot else _window(still, row, column)
+    loops = [axis for axis in still if axis not in window] + ([lane] if dot else []) or [Axis()]
+    width = lanes if dot else 1
+    if dot or column.extent > 1:
+        columns = _Columns(column.extent, second.extent if dot else vectors, second.extent, False)
+    else:
+        columns = _Columns(vectors, 1, 1, True)
+    rows, panels = _tile(row.extent, columns, prod(axis.extent for axis in summed) // width, target)
     plan = Plan(
-        lanes, dot, lane, row, column, tuple(a for a in loose if a not in others), tuple(others),
-        tuple(loops or [Axis()]), tuple(window), rows, panels, unroll, 0, (), lane,
-        fetched=_fetched(kernel, row, lane, target), empty=any(axis.extent == 0 for axis in summed), units=0,
+        lanes, dot, lane, second, row, column, outer, others, tuple(loops), tuple(window), rows, panels,
+        unroll=_unrolled(loops[-1].extent // width, prod(axis.extent for axis in window)),
+        fetched=_fetched(kernel, row, lane, target), empty=any(axis.extent == 0 for axis in summed),
+        packed_lane=lane,
     )  # fmt: skip
     plan = _with_packing(plan) if pack else plan
     return replace(plan, units=plan.runs * rows.pieces, block=0 if dot else _block(plan))
@@ -205,22 +218,42 @@ def _chosen(free: Sequence[Axis], moving: int, still: int, summed: Sequence[Axis
     """The output axis for the tile along which one operand moves and the other does not."""
 
     def merit(axis: Axis) -> tuple[bool, float]:
-        shares = any(each.extent <= _LONGEST_WINDOW and _meet(axis, each, moving) for each in summed)
-        return shares, round(axis.extent / (6 * -(-axis.extent // 6)), 1)
+        shares = any(_meet(axis, each, moving) for each in summed)
+        return shares, min(0.75, axis.extent / (6 * -(-axis.extent // 6)))
 
     candidates = [axis for axis in free if axis.stride(moving) and not axis.stride(still)]
     return max(reversed(candidates), key=merit, default=Axis())
 
 
+def _shared(free: Sequence[Axis], summed: Sequence[Axis]) -> Axis:
+    """A short output axis along which `right` moves over elements that its sums have in common."""
+    found = [
+        axis
+        for axis in free
+        if axis.extent <= _LONGEST_WINDOW and not axis.stride(LEFT)
+        if any(_meet(axis, each, RIGHT) for each in summed)
+    ]
+    return min(found, key=lambda axis: axis.stride(RIGHT), default=Axis())
+
+
 def _meet(axis: Axis, summed: Axis, place: int) -> bool:
     """Steps along both axes lead to the same elements of an operand."""
-    one, other = abs(axis.stride(place)), abs(summed.stride(place))
-    return bool(one and other) and (one % other == 0 or other % one == 0)
+    (short, extent), (long, _) = sorted([(a.stride(place), a.extent) for a in (axis, summed)])
+    return short > 0 and long % short == 0 and long < short * extent
 
 
-def _window(summed: Sequence[Axis], row: Axis, column: Axis, loops: int) -> list[Axis]:
-    """A short summed axis to write out, unless fewer than `loops` would be left."""
-    if len(summed) <= loops:
+def _collides(lane: Axis, summed: Sequence[Axis], item: int) -> bool:
+    """The rows of a panel lie where they drive each other out of the first cache, which knows few places
+    for addresses that agree in their last bits.
+    """
+    if len(summed) != 1 or lane.stride(RIGHT) != 1 or lane.extent * item < _LINE:
+        return False
+    return summed[0].extent >= _UNCOPIED and summed[0].stride(RIGHT) * item % _COLLIDING == 0
+
+
+def _window(summed: Sequence[Axis], row: Axis, column: Axis) -> list[Axis]:
+    """A short summed axis to write out, unless it is the only one."""
+    if len(summed) < 2:
         return []
     short = [axis for axis in summed if axis.extent <= _LONGEST_WINDOW]
     shared = [axis for axis in short if _meet(row, axis, LEFT) or _meet(column, axis, RIGHT)]
@@ -229,22 +262,32 @@ def _window(summed: Sequence[Axis], row: Axis, column: Axis, loops: int) -> list
 
 
 # -- sizes ---------------------------------------------------------------------------------------------------
-def _tile(rows: int, points: int, vectors: int, steps: int, target: Target) -> tuple[Split, Split]:
-    """How the rows, and the vectors or points that are columns, are cut: the cheapest by a rough count."""
-    per_point, columns = (vectors, points) if points > 1 else (1, vectors)
+class _Columns(NamedTuple):
+    """`cut` pieces of `each` columns; every `shared` of them read the same elements, one step apart.
+
+    panels  they are read once per row of tiles, and should stay in the first cache meanwhile
+    """
+
+    cut: int
+    each: int
+    shared: int
+    panels: bool
+
+
+def _tile(rows: int, columns: _Columns, steps: int, target: Target) -> tuple[Split, Split]:
+    """How the rows, and the columns, are cut: the cheapest by a rough count."""
     best: tuple[float, Split, Split] | None = None
-    for panels in _splits(columns, target.registers):
-        width = panels.size * per_point
+    for panels in _splits(columns.cut, target.registers):
+        width = panels.size * columns.each
+        overflows = columns.panels and width * min(steps, _BLOCK) * target.vector_bytes > target.l1
         for heights in _splits(rows, max(1, (target.registers - 2 - width) // width)):
-            copies = len(heights.sizes) * len(panels.sizes)
+            copies = len(heights.sizes) * len(panels.sizes) * max(1, heights.size * width / 16)
             cost = sum(
-                (end - first) * (last - start) * _cost(height, size * per_point, steps)
+                (end - first) * (last - start) * _cost(height, size * columns.each, columns, steps)
                 for first, end, height in heights.sizes
                 for start, last, size in panels.sizes
             )
-            cost *= 1 + _COPY * copies
-            if heights.pieces > 1 and width * min(steps, _BLOCK) * target.vector_bytes > target.l1:
-                cost *= 1.5
+            cost *= (1 + _COPY * copies) * (1.5 if overflows and heights.pieces > 1 else 1)
             if best is None or cost < best[0]:
                 best = cost, heights, panels
     assert best is not None
@@ -259,10 +302,14 @@ def _splits(extent: int, most: int) -> Iterator[Split]:
             yield pieces
 
 
-def _cost(rows: int, columns: int, steps: int) -> float:
-    """Cycles for a tile: two multiplications or loads each, and a sum waits four for the one before."""
-    products, loads = rows * columns / 2, (rows + columns) / 2
-    return steps * (max(products, loads, 4) + 0.1 * loads) + 12 + products
+def _cost(rows: int, width: int, columns: _Columns, steps: int) -> float:
+    """Cycles for a tile: two multiplications or loads each, and a sum waits four for the one before.
+
+    Loads count a little beside multiplications too, for what comes from the second cache: more where both
+    operands are read as vectors.
+    """
+    products, loads = rows * width / 2, (rows + width / columns.shared) / 2
+    return steps * (max(products, loads, 4) + (0.1 if columns.panels else 0.3) * loads) + 12 + products
 
 
 def _unrolled(steps: int, window: int) -> int:
