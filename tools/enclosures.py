@@ -372,7 +372,8 @@ def _nextafter(node: Node, a: Enclosure, b: Enclosure) -> Enclosure:
     """One step of the operands' own dtype, up or down."""
     step = np.finfo(node.dtype).eps * _magnitude(a) + float(np.finfo(node.dtype).tiny)
     found = Enclosure(np.broadcast_to(a.low, node.shape), np.broadcast_to(a.high, node.shape), node.dtype)
-    return _forget(a.anything | b.anything | (b.low != b.low), _widened(found, step))
+    finite = np.isfinite(a.low) & np.isfinite(a.high) & (b.low == b.low)
+    return _forget(~finite | b.anything, _widened(found, step))
 
 
 def _where(node: Node, condition: Enclosure, a: Enclosure, b: Enclosure) -> Enclosure:

@@ -38,6 +38,8 @@ from tools.verdict import Verdict
 
 BLOCK = 64  # programs that a child runs before the next one takes over
 PATIENCE = 120.0  # seconds after which a program hangs
+NOWHERE = os.path.join(os.devnull, "cache")
+"""For CHAINRULE_CACHE: no program comes twice, so compiled code is not kept."""
 Backend = Callable[[Graph], Callable[[Sequence[Any]], Sequence[Any]]]
 
 
@@ -82,7 +84,7 @@ def outcome_of(program: Program, backend: Backend, seed: int = 0) -> Outcome:
             got = backend(graph)([each.copy() for each in arrays])
         except Unsupported:
             got, left = reference, True
-    left = left or bool(told)
+    left = left or any("runs on the numpy backend" in str(each.message) for each in told)
     numbers = sum(each.size for each in reference)
     unknown = sum(int(np.count_nonzero(each.anything & ~each.certain)) for each in enclosures)
     fault = ""
@@ -299,6 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     seed = int.from_bytes(os.urandom(4)) << 16 if options.seed is None else options.seed
     backend = backend_called(options.backend)
+    os.environ["CHAINRULE_CACHE"] = NOWHERE
     print(f"{options.count} programs from seed {seed} on {options.backend}", flush=True)
     start, found = time.monotonic(), []
     for outcome in outcomes(range(seed, seed + options.count), backend, options.jobs):
