@@ -24,6 +24,7 @@ from chainrule.schedule.kernels import Access, Buffer, Contraction, Expression, 
 Array = np.ndarray[Any, Any]
 TARGETS = ("avx512", "avx2", "x86-64")
 PAGE = mmap.PAGESIZE
+LEFT, RIGHT = 0, 1
 
 
 # -- memory --------------------------------------------------------------------------------------------------
@@ -292,6 +293,44 @@ def test_the_gradient_of_a_convolution_s_weights(name: str, batch: int) -> None:
     right = Operand("right", extents, strides, slack=False)
     out = Operand("out", extents[:4], (c * ky * kx, ky * kx, kx, 1), slack=False)
     check(extents, 4, 6, left, right, out, name)
+
+
+# -- anything ------------------------------------------------------------------------------------------------
+def drawn(seed: int) -> tuple[Sequence[int], int, int, Operand, Operand, Operand, str]:
+    """Axes of random lengths and parts in random orders of memory, on a random target."""
+    generator = np.random.default_rng(seed)
+    outputs, summed = int(generator.integers(1, 5)), int(generator.integers(0, 4))
+    extents = [int(each) for each in generator.choice([1, 1, 2, 3, 5, 7, 16, 21, 40], outputs + summed)]
+    while np.prod(extents) > 60_000:
+        extents[int(np.argmax(extents))] = 2
+    moves = generator.random((2, len(extents))) < 0.6
+    lane = int(generator.integers(0, len(extents)))
+    moves[RIGHT, lane] = True
+    if lane >= outputs:
+        moves[LEFT, lane] = True
+    moves[LEFT, ~moves.any(axis=0)] = True
+
+    def strides(moved: Sequence[bool], last: int | None) -> list[int]:
+        order = sorted(generator.permutation(len(moved)), key=lambda axis: axis == last)
+        found, step = [0] * len(moved), int(generator.choice([1, 1, 1, 2]))
+        for axis in reversed(order):
+            if moved[axis]:
+                found[axis] = step
+                step = step * extents[axis] + int(generator.choice([0, 0, 3]))
+        return found
+
+    dtype = generator.choice(["float32", "float32", "float64"])
+    slack = bool(generator.random() < 0.5)
+    contiguous = lane if generator.random() < 0.7 else None
+    left = Operand("left", extents, strides(moves[LEFT], contiguous), dtype, slack)
+    right = Operand("right", extents, strides(moves[RIGHT], contiguous), dtype, slack)
+    out = Operand("out", extents[:outputs], strides([True] * outputs, contiguous), dtype, slack)
+    return extents, outputs, lane, left, right, out, str(generator.choice(TARGETS))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_contractions(seed: int) -> None:
+    check(*drawn(seed))
 
 
 # -- units ---------------------------------------------------------------------------------------------------
