@@ -88,8 +88,7 @@ def _reduction(node: Node, merged: set[Shape]) -> Node:
     first = set(axes) & set(range(count))
     if not count or (first and len(first) < count):
         return node
-    flat = _flat(x, x.shape, count)
-    assert flat is not None
+    flat = _reshaped(x, (math.prod(x.shape[:count]), *x.shape[count:]))
     assert node.primitive is not None
     others = tuple(axis - count + 1 for axis in axes if axis >= count)
     made: Node = ops.apply(
