@@ -32,6 +32,7 @@ from chainrule.program import BACKENDS
 from chainrule.schedule.interpret import interpret
 from chainrule.schedule.kernels import Unsupported
 from chainrule.schedule.lower import schedule
+from chainrule.verify import verify
 from tools.enclosures import enclose
 from tools.programs import Input, Program, random_program
 from tools.verdict import Verdict
@@ -61,7 +62,7 @@ class Outcome:
 # -- backends ------------------------------------------------------------------------------------------------
 def interpreter(graph: Graph) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """The schedule that the native backend would run, run by the interpreter of schedules."""
-    lowered = schedule(passes.simplify_for_kernels(graph))
+    lowered = schedule(verify(passes.simplify_for_kernels(graph)))
     return lambda values: interpret(lowered, values)
 
 
