@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -81,23 +82,24 @@ class Output:
     def __init__(self, view: View, plan: Plan) -> None:
         self._view = view
         self._slot, self._offset = plan.places[view.buffer]
-        whole = view.offset == 0 and _size(view) == view.buffer.size and is_dense(view)
+        whole = view.offset == 0 and math.prod(view.shape) == view.buffer.size and is_dense(view)
         self._as_it_is = self._slot >= GIVEN and view.buffer.role == "output" and whole
 
     def taken(self, frame: Frame) -> Array:
         """The value, read-only, in memory that is not ours."""
         memory = frame.memory[self._slot]
         if self._as_it_is:
-            array: Array = memory.reshape(self._view.shape)
+            array: Array = memory if memory.shape == self._view.shape else memory.reshape(self._view.shape)
         else:
             array = np.array(array_at(memory, self._view, self._offset), order="C")
-        array.flags.writeable = False
+        array.setflags(write=False)
         return array
 
 
 def fresh(buffer: Buffer) -> Array:
     """New memory for an array that will be handed to the caller."""
-    return np.empty(buffer.size, buffer.dtype)
+    shape = buffer.shape if math.prod(buffer.shape) == buffer.size else (buffer.size,)
+    return np.empty(shape, buffer.dtype)
 
 
 def array_at(memory: Array, view: View, offset: int) -> Array:
@@ -118,10 +120,3 @@ def is_dense(view: View) -> bool:
             return False
         expected *= extent
     return True
-
-
-def _size(view: View) -> int:
-    size = 1
-    for extent in view.shape:
-        size *= extent
-    return size
