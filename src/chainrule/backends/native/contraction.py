@@ -205,9 +205,6 @@ class _Writer:
             self._each_tile(panel, *tiles, lambda tile, _: self._finish(tile, self._whole(tile)))
             return
 
-        def keep(first: Index, tile: Tile, row: Index) -> None:
-            self._keep(tile, row, first, self._whole(tile))
-
         def chunk(begin: Index, _: list[Value]) -> None:
             end = function.smaller(function.add(begin, self.chunk), tiles[1])
             first, last = _start(function, plan.rows, begin), _start(function, plan.rows, end)
