@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chainrule import atomic
-from chainrule.backends.native.build import llvm_version
+from chainrule.backends.native.build import compile_object, llvm_version
+from chainrule.backends.native.target import Target
 from chainrule.errors import RunError
 
 LIMIT = 256 << 20
@@ -158,6 +159,17 @@ def fingerprint() -> str:
     """What decides how a schedule becomes an object file: this backend's own source, and LLVM's version."""
     sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return sha256(b"".join([llvm_version().encode(), *sources])).hexdigest()
+
+
+def compiled(text: str, target: Target) -> bytes:
+    """The object file of a module, from an earlier time or made now."""
+    cache, key = Cache(), sha256(f"{llvm_version()} {target}\n{text}".encode()).hexdigest()
+    kept = cache.load(key)
+    if kept is not None:
+        return kept.content
+    content = compile_object(text, target)
+    cache.store(key, None, content)
+    return content
 
 
 _warned: set[str] = set()

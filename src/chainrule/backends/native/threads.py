@@ -12,7 +12,8 @@ from threading import Lock, Thread
 import numpy as np
 
 from chainrule.backends.native.arena import address, allocate
-from chainrule.backends.native.build import Code, compile_object
+from chainrule.backends.native.build import Code
+from chainrule.backends.native.cache import compiled
 from chainrule.backends.native.emit import INDEX, POINTER, Function, Module
 from chainrule.backends.native.sharing import SHARE, THREADS, runtime, team_bytes
 from chainrule.backends.native.step import flushing_denormals
@@ -80,7 +81,7 @@ def _code() -> Code:
     worker = Function(module, "work_until_the_end", [("team", POINTER), ("thread", INDEX)], internal=False)
     flushing_denormals(worker, target, lambda: worker.call("work_forever", "void", worker.arguments))
     worker.give_back()
-    return Code(compile_object(module.text() + runtime(target.triple), target), target)
+    return Code(compiled(module.text() + runtime(target.triple), target), target)
 
 
 class _Process:
