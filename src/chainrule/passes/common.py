@@ -17,7 +17,8 @@ SMALL = 64
 def share_common_subexpressions(graph: Graph) -> Graph:
     """Merge nodes with the same operation, operands and attributes, and equal constants; reasons are united.
 
-    Exact. What the body of a `call` recomputes on purpose is not merged with what stands outside of it.
+    Exact. What is recomputed on purpose, by the body of a `call` or once that was inlined, is not merged with
+    what was computed before.
     """
     seen: dict[Hashable, Node] = {}
 
@@ -32,10 +33,14 @@ def share_common_subexpressions(graph: Graph) -> Graph:
 def _key(node: Node) -> Hashable:
     if node.primitive is not None:
         attributes = tuple((name, _typed(node.attributes[name])) for name in sorted(node.attributes))
-        return node.primitive, node.operands, attributes, node.type
+        return node.primitive, node.operands, attributes, node.type, _is_recomputed(node)
     if node.size > SMALL:
         return id(node.value), node.type
     return node.type, node.value.strides, np.ascontiguousarray(node.value).tobytes()
+
+
+def _is_recomputed(node: Node) -> bool:
+    return bool(node.origins) and node.origins[0].role == "recompute"
 
 
 def _typed(value: Any) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from chainrule.graph import Graph, Node
 from chainrule.nest import Nest, multiplied, nest_of
+from chainrule.schedule.keeping import REDUCTIONS, keeping
 from chainrule.schedule.views import (
     ALIASES,
     Axes,
@@ -26,7 +27,6 @@ from chainrule.schedule.views import (
     is_view,
 )
 
-REDUCTIONS = frozenset(("sum", "max", "min", "any", "all"))
 SMALL = 4096
 """Elements up to which a loop that combines everything may go on with the result."""
 UPDATED = 4
@@ -96,8 +96,10 @@ class Grouping:
         self.groups: list[Group] = []
         self.home: dict[Node, Group] = {}
         self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
+        self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
         self.readers: dict[Node, list[Group]] = {}
         self.users = users_of(graph)
+        self.kept = keeping(graph, self.users)
         self._scalars: Group | None = None
         ordered, self._late = _inputs_first(graph)
         for node in ordered:
@@ -153,30 +155,48 @@ class Grouping:
         waits = (
             node.dtype.kind == "b"
             or node.size == 1
+            or node in self.kept.recomputed
             or self._is_needed_backward(node)
             or self._is_only_combined(node)
         )
         if waits or not self._joined(node):
-            self.waiting[node] = self._needs(node)
+            self._wait(node)
+
+    def _wait(self, node: Node) -> None:
+        """Chains of what waits stay short: the norm of a thousand gradients is a sum of sums."""
+        length = 1 + max((self._chain.get(base_of(each), 0) for each in node.operands), default=0)
+        if length > LARGEST:
+            self._settle_operands(node)
+            length = 1
+        self._chain[node] = length
+        self.waiting[node] = self._needs(node)
 
     def _is_needed_backward(self, node: Node) -> bool:
-        """True for a derivative of values of the forward pass that are kept anyway, such as 1 - tanh²."""
-        if not all(origin.role == "pullback" for origin in node.origins) or not node.origins:
+        """True for what the backward pass makes of values that are in memory anyway, such as 1 - tanh².
+
+        Unless it has to be in memory itself.
+        """
+        if node not in self.kept.backward or node in self.graph.outputs:
+            return False
+        if any(not _is_fused(user) for user in self.users[node]):
             return False
         return all(
-            base.primitive is None or base in self.waiting or self._is_kept_anyway(base)
+            base.primitive is None or base in self.waiting or self._is_there_anyway(base)
             for base in map(base_of, node.operands)
         )
+
+    def _is_there_anyway(self, node: Node) -> bool:
+        """True for values of the forward pass, and for products that more than one kernel reads."""
+        if node not in self.kept.backward:
+            return True
+        product = contraction_of(node) is not None
+        return product and any(not _is_fused(user) or user.name in REDUCTIONS for user in self.users[node])
 
     def _is_only_combined(self, node: Node) -> bool:
         needs = self._needs(node)
         if needs < 0 or self.groups[needs].kind != "contraction":
             return False
         return bool(self.users[node]) and all(user.name in REDUCTIONS for user in self.users[node])
-
-    def _is_kept_anyway(self, node: Node) -> bool:
-        forward = any(origin.role == "forward" for origin in node.origins)
-        return forward and any(contraction_of(user) is not None for user in self.users[node])
 
     def _needs(self, node: Node) -> int:
         """The index of the last group that has to run before `node` can be computed."""
@@ -484,13 +504,22 @@ class _Joining:
 
 
 def grouping_keeps_waiting(grouping: Grouping, node: Node) -> bool:
-    """True for what is cheap and made of inputs: every kernel that needs it computes it again."""
-    if node not in grouping.waiting or node in grouping.graph.outputs or len(grouping.users[node]) < 2:
+    """True for what every kernel that needs it computes again: what is cheap and made of inputs, and what is
+    not worth keeping for the backward pass.
+    """
+    if node not in grouping.waiting or node in grouping.graph.outputs:
         return False
-    if node.size == 1:
+    if node in grouping.kept.recomputed:
+        return True
+    if node.size == 1 or len(grouping.users[node]) < 2:
         return False
     leaves = all(base_of(each).primitive is None for each in node.operands)
     return node.dtype.kind == "b" or (leaves and node.name in CHEAP)
+
+
+def _is_fused(node: Node) -> bool:
+    """True for what kernels of others may compute: elementwise work and reductions."""
+    return node.primitive is not None and (node.primitive.elementwise or node.name in REDUCTIONS)
 
 
 def users_of(graph: Graph) -> dict[Node, set[Node]]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from chainrule.graph import Graph, Node, describe
 from chainrule.nest import Index, Nest, Read, itself, multiplied, nest_of
-from chainrule.schedule.groups import REDUCTIONS, Group, Grouping, contraction_of
+from chainrule.schedule.groups import Group, Grouping, contraction_of
+from chainrule.schedule.keeping import REDUCTIONS
 from chainrule.schedule.kernels import (
     Access,
     Buffer,
