@@ -247,7 +247,7 @@ def test_the_command_shows_and_clears(folder: Path, capsys: pytest.CaptureFixtur
     size = path.stat().st_size
     assert main(["cache", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "folder": str(folder), "files": 1, "bytes": size, "limit": 256 << 20, "cleared": False,
+        "folder": str(folder), "files": 1, "bytes": size, "limit": 256_000_000, "cleared": False,
     }  # fmt: skip
     assert main(["cache"]) == 0
     told = capsys.readouterr().out

@@ -25,7 +25,7 @@ from chainrule.backends.native.build import compile_object, llvm_version
 from chainrule.backends.native.target import Target
 from chainrule.errors import RunError
 
-LIMIT = 256 << 20
+LIMIT = 256_000_000
 """Bytes that are kept; beyond, what was not used for the longest time is removed."""
 _MAGIC = b"chainrule object 1"
 _SUFFIX = ".object"

@@ -51,7 +51,10 @@ class _Namespace:
     """The array namespace in which meanings are expanded: its functions are the rules."""
 
     def __getattr__(self, name: str) -> Rule:
-        return RULES[name]
+        try:
+            return RULES[name]
+        except KeyError:
+            raise AttributeError(f"there is no rule for {name}") from None
 
     @staticmethod
     def zeros_like(x: Lanes) -> Lanes:
