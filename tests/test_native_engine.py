@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrule as cr
+from chainrule.backends.native import engine
 from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Emitted, Function, Module
 from chainrule.backends.native.engine import Program
 from chainrule.backends.native.target import Target
@@ -324,6 +325,16 @@ def test_guarded_memory_lets_pass_what_is_allowed() -> None:
     assert out_of_bounds(16, 1, 16, "read").returncode == 0  # the line of slack
 
 
+@pytest.mark.parametrize("size", [0, 1, 5, 200])
+def test_whole_programs_in_guarded_memory(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch memory, packed operands, and arrays without elements."""
+    monkeypatch.setenv("CHAINRULE_GUARDED", "1")
+    x = np.random.default_rng(size).normal(size=(size, size)).astype(F32)
+    order, product = cr.compile(lambda x: (cr.argsort(x[:, 0]) if size else x, x @ cr.exp(x)))(cr.asarray(x))
+    np.testing.assert_array_equal(order.numpy(), np.argsort(x[:, 0]) if size else x)
+    np.testing.assert_allclose(product.numpy(), x @ np.exp(x), rtol=1e-4, atol=1e-3)
+
+
 # -- the state of the processor ------------------------------------------------------------------------------
 def test_denormals_count_as_zero_inside_and_the_state_is_restored() -> None:
     tiny = np.full(3, 1e-39, F32)
@@ -438,3 +449,19 @@ def test_an_index_out_of_bounds_is_an_error_that_names_the_line(index: int) -> N
     with pytest.raises(BoundsError, match=r"gather.*test_native_engine\.py"):
         compiled(x, cr.asarray([0, index]))
     assert compiled(x, cr.asarray([4, 0])).tolist() == [8.0, 0.0]  # the failure is forgotten
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_after_fork_no_lock_is_held_by_nobody() -> None:
+    compiled = cr.compile(lambda x, at: cr.take(x, at, axis=0), backend="native")
+    x, at = cr.asarray(np.arange(5.0)), cr.asarray([4, 0])
+    before = set(engine._programs)
+    compiled(x, at)
+    (program,) = set(engine._programs) - before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads
+        with program._reporting:
+            child = os.fork()
+    if child == 0:
+        os._exit(0 if compiled(x, at).tolist() == [4.0, 0.0] else 1)
+    assert os.waitpid(child, 0)[1] == 0
