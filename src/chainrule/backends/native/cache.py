@@ -156,8 +156,13 @@ def _parse(content: bytes) -> Entry | None:
 
 @cache
 def fingerprint() -> str:
-    """What decides how a schedule becomes an object file: this backend's own source, and LLVM's version."""
-    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    """What decides how a schedule becomes an object file: our own source, and LLVM's version.
+
+    The records' too, since kernels expand their meanings.
+    """
+    package = Path(__file__).parents[2]
+    folders = (package / "backends" / "native", package / "schedule", package / "primitives")
+    sources = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.py"))]
     return sha256(b"".join([llvm_version().encode(), *sources])).hexdigest()
 
 
