@@ -75,6 +75,9 @@ class _Lowering:
         self.layouts = Layouts(graph)
         self.kernels: list[Kernel] = []
         self.stored: dict[Node, View] = {}
+        self._looked_at = 0
+        self._first_writer: dict[Buffer, int] = {}
+        self._last_reader: dict[Buffer, int] = {}
         self._views: dict[Node, View] = {}
         self._copies: dict[Node, View] = {}
         self._outputs = {base_of(node) for node in graph.outputs}
@@ -177,9 +180,10 @@ class _Lowering:
 
     def _nobody_reads_after(self, written: Buffer, old: Buffer) -> bool:
         """True when the old value is not read once the new one is written, except element by element."""
-        writer = next(k for k, kernel in enumerate(self.kernels) if written in _written(kernel))
+        self._look_at_kernels()
+        writer = self._first_writer[written]
         kernel = self.kernels[writer]
-        if any(old in _read(each) for each in self.kernels[writer + 1 :]) or old.home is not None:
+        if self._last_reader.get(old, -1) > writer or old.home is not None:
             return False
         if old not in _read(kernel):
             return True
@@ -194,6 +198,15 @@ class _Lowering:
         ]
         stages = {(each.per_row, _stage(each)) for each in touching}
         return len(mine) == 1 and theirs == {(next(iter(mine)), 0)} and len(stages) == 1
+
+    def _look_at_kernels(self) -> None:
+        """Take note of who reads and writes what, in the kernels that were added since the last time."""
+        for number in range(self._looked_at, len(self.kernels)):
+            kernel = self.kernels[number]
+            self._last_reader.update(dict.fromkeys(_read(kernel), number))
+            for buffer in _written(kernel):
+                self._first_writer.setdefault(buffer, number)
+        self._looked_at = len(self.kernels)
 
     # -- kernels ---------------------------------------------------------------------------------------------
     def _lower(self, group: Group) -> None:
@@ -283,7 +296,7 @@ class _Lowering:
         order = kept + [axis for axis in range(len(nest.extents)) if axis not in kept]
         extents = tuple(nest.extents[axis] for axis in order)
         reads = [self._read(read, node, nest, order) for read in nest.reads]
-        strides = strides_along(_positions(nest, order), target, len(kept))
+        strides = strides_along(_positions(nest, order), target, extents[: len(kept)])
         stored = Statement(Expression("sum", (), node.dtype), Access(target.buffer, target.offset, strides))
         self.kernels.append(_as_loops(extents, len(kept), reads, (stored,), node.dtype, (node,)))
 
@@ -293,6 +306,9 @@ class _Builder:
 
     def __init__(self, lowering: _Lowering, group: Group, place: Mapping[int, int]) -> None:
         self.lowering, self.group, self.place = lowering, group, place
+        self.extents = [0] * len(place)
+        for axis, position in place.items():
+            self.extents[position] = group.extents[axis]
         self._known: dict[Any, Expression] = {}
         self._results: dict[Node, Statement] = {}
         self.partial_sums: list[tuple[View, View]] = []
@@ -333,14 +349,14 @@ class _Builder:
         return Access(buffer, 0, (0,) * len(self.place))
 
     def _belongs_to_row(self, axes: Axes, rows: frozenset[int]) -> bool:
-        return rows != self.group.every and all(axis is None or axis in rows for axis in axes)
+        return rows != self.group.every and all(axis in rows for along in axes for axis in along)
 
     def _target(self, node: Node, view: View) -> Access:
-        strides = strides_along(self._placed(self.group.axes[node]), view, len(self.place))
+        strides = strides_along(self._placed(self.group.axes[node]), view, self.extents)
         return Access(view.buffer, view.offset, strides, has_room(view))
 
     def _placed(self, axes: Axes) -> Axes:
-        return tuple(None if axis is None else self.place[axis] for axis in axes)
+        return tuple(tuple(self.place[axis] for axis in along) for along in axes)
 
     def _value(self, node: Node, axes: Axes) -> Expression:
         """The expression for a node at a point of the loop; `axes` are those along which it runs here."""
@@ -377,18 +393,22 @@ class _Builder:
         return Expression(node.name, tuple(operands), node.dtype, node.attributes)
 
     def _position(self, node: Node, axes: Axes) -> Expression:
-        primitive = node.primitive
-        assert primitive is not None
-        nest = nest_of(primitive, **node.attributes)
-        assert nest is not None
-        (axis,) = self._placed(axes) or (None,)
-        if axis is None:
+        """Where the loop stands on the axes of an iota, counted as one."""
+        total: Expression | None = None
+        for axis in (axis for along in self._placed(axes) for axis in along):
+            here = Expression("position", (), INT64, {"axis": axis})
+            if total is not None:
+                extent = Expression("constant", (), INT64, {"value": np.int64(self.extents[axis])})
+                before = Expression("multiply", (total, extent), INT64)
+                here = Expression("add", (before, here), INT64)
+            total = here
+        if total is None:
             return Expression("constant", (), node.dtype, {"value": node.dtype.type(0)})
-        return self._converted(Expression("position", (), INT64, {"axis": axis}), node.dtype)
+        return self._converted(total, node.dtype)
 
     def _load(self, node: Node, axes: Axes) -> Expression:
         view = self.lowering.view(node)
-        strides = strides_along(self._placed(axes), view, len(self.place))
+        strides = strides_along(self._placed(axes), view, self.extents)
         return Expression("load", (), node.dtype, {"access": Access(view.buffer, view.offset, strides)})
 
     def _converted(self, value: Expression, dtype: np.dtype[Any]) -> Expression:
@@ -532,7 +552,7 @@ def _stays_inside(index: Index, extent: int, loop: Shape) -> bool:
 
 
 def _positions(nest: Nest, order: Sequence[int]) -> Axes:
-    return tuple(None if axis is None else list(order).index(axis) for axis in nest.output)
+    return tuple(() if axis is None else (list(order).index(axis),) for axis in nest.output)
 
 
 # -- simple kernels ------------------------------------------------------------------------------------------
