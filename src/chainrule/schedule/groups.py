@@ -97,6 +97,7 @@ class Grouping:
         self.home: dict[Node, Group] = {}
         self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
         self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
+        self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
         self.readers: dict[Node, list[Group]] = {}
         self.users = users_of(graph)
         self.kept = keeping(graph, self.users)
