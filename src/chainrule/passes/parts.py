@@ -80,8 +80,8 @@ def join_parts(graph: Graph) -> Graph:
     def rule(node: Node, alone: set[Node]) -> Node:
         if node.primitive is not ADD or not node.floating:
             return node
-        places = _summands(node, alone)
-        if len(places) < 2 or not all(_is_simple(each, node) for each in places):
+        places = _places(node, alone)
+        if len(places) < 2:
             return node
         with because(node.origins[0]):
             return _joined(places, alone) or node
@@ -89,11 +89,22 @@ def join_parts(graph: Graph) -> Graph:
     return rewrite_knowing_uses(graph, rule)
 
 
-def _summands(node: Node, alone: set[Node]) -> list[Node]:
-    """What an addition adds, and what those of its operands add that nobody else uses."""
-    found = []
-    for each in node.operands:
-        found += _summands(each, alone) if each.primitive is ADD and each in alone else [each]
+def _places(node: Node, alone: set[Node]) -> list[Node]:
+    """What an addition adds, and what those of its operands add that nobody else uses.
+
+    Empty if any of that is no part put into zeros. Long sums, such as the norm of all gradients, are left at
+    the first operand that is none.
+    """
+    found: list[Node] = []
+    sums = [node]
+    while sums:
+        for each in sums.pop().operands:
+            if each.primitive is ADD and each in alone:
+                sums.append(each)
+            elif _is_simple(each, node):
+                found.append(each)
+            else:
+                return []
     return found
 
 
