@@ -6,6 +6,8 @@ Every rule leaves fewer operations per element, and rounds at most as often as w
 
 from __future__ import annotations
 
+import math
+
 from chainrule.graph import Graph, Node
 from chainrule.ops import ops
 from chainrule.origin import because
@@ -27,7 +29,8 @@ def share_factors(graph: Graph) -> Graph:
 
     ``Σ (a · f)``, f the same for all terms, is ``(Σ a) · f``; ``a/s - b/s`` is ``(a - b)/s``; and
     ``(a/s) · e`` is ``a · (e/s)`` where e/s is computed already. So the pullback of a softmax y, which begins
-    as the pullback of a quotient, becomes ``y · (g - Σ g·y)`` and needs nothing but y.
+    as the pullback of a quotient, becomes ``y · (g - Σ g·y)`` and needs nothing but y. Numbers that belong to
+    rows are multiplied with each other first, then with a matrix.
 
     ``Σ (a + f · (x - mean of x))`` is ``Σ a``: the rest is 0, but for rounding. So in the pullback of a
     normalisation no sum waits for another.
@@ -53,7 +56,7 @@ def share_factors(graph: Graph) -> Graph:
             if node.primitive in (ADD, SUBTRACT):
                 return _of_two_quotients(node, alone)
             if node.primitive is MULTIPLY:
-                return _by_known_quotient(_numbers_first(node, alone), alone, quotients)
+                return _by_known_quotient(_small_first(node, alone), alone, quotients)
         if node.primitive is DIVIDE:
             quotients[node.operands[0], node.operands[1]] = node
         return node
@@ -68,8 +71,8 @@ def _of_sum(node: Node, alone: set[Node]) -> Node:
         for part, other in (terms.operands, terms.operands[::-1]):
             if _adds_up_to_zero(part, node) and other.type == terms.type:
                 return _summed(node, other, alone)
-    if terms not in alone or terms.dtype != node.dtype or terms.size == node.size:
-        return node
+    if terms not in alone or terms.dtype != node.dtype or terms.size in (node.size, 0):
+        return node  # no terms: their sum is 0, also where a factor is NaN
     if terms.primitive is NEGATIVE:
         return ops.negative(_summed(node, terms.operands[0], alone))
     if terms.primitive not in (MULTIPLY, DIVIDE):
@@ -86,7 +89,7 @@ def _of_sum(node: Node, alone: set[Node]) -> Node:
 def _summed(node: Node, terms: Node, alone: set[Node]) -> Node:
     """The same sum over other terms, for one user."""
     total: Node = ops.sum(terms, axis=node.attributes["axis"], keepdims=node.attributes["keepdims"])
-    made = _of_sum(total, alone)
+    made = _of_sum(total, alone) if total.primitive is SUM else total  # of constants: it is a value already
     alone.add(made)
     return made
 
@@ -152,16 +155,18 @@ def _of_two_quotients(node: Node, alone: set[Node]) -> Node:
     return made if made.type == node.type else node
 
 
-def _numbers_first(node: Node, alone: set[Node]) -> Node:
-    """row · (number · matrix) as (number · row) · matrix."""
-    for row, product in (node.operands, node.operands[::-1]):
-        if product.primitive is not MULTIPLY or product not in alone or not 1 < row.size < product.size:
+def _small_first(node: Node, alone: set[Node]) -> Node:
+    """row · (other row · matrix) as (row · other row) · matrix; likewise for a matrix over another row."""
+    for row, inner in (node.operands, node.operands[::-1]):
+        if inner.primitive not in (MULTIPLY, DIVIDE) or inner not in alone or row.size == 1:
             continue
-        for number, matrix in (product.operands, product.operands[::-1]):
-            if number.size == 1 and matrix.type == node.type == product.type:
-                small = ops.multiply(row, number)
-                made: Node = ops.multiply(small, matrix)
-                return made if small.type == row.type and made.type == node.type else node
+        pairs = [inner.operands, inner.operands[::-1]] if inner.primitive is MULTIPLY else [inner.operands]
+        for matrix, other in pairs:
+            small = broadcast_shapes(row.shape, other.shape)
+            if matrix.type == node.type == inner.type and math.prod(small) < node.size:
+                combined: Node = (ops.multiply if inner.primitive is MULTIPLY else ops.divide)(row, other)
+                made: Node = ops.multiply(combined, matrix)
+                return made if combined.dtype == node.dtype else node
     return node
 
 
