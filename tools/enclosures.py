@@ -50,7 +50,8 @@ SUMS = frozenset({"convolve", "cumulative_sum", "einsum", "matmul", "scatter", "
 class Enclosure:
     """Lowest and highest value of every element; ends of floats are float64, NaN where it is certainly NaN.
 
-    (-inf, inf) is anything, NaN included; for integers and bool that is the whole range.
+    (-inf, inf) is anything, NaN included; for integers and bool that is the whole range. (inf, -inf) is any
+    number that is not finite: backends may take a common factor out of a sum, and then inf becomes NaN.
     """
 
     low: Array
@@ -65,17 +66,24 @@ class Enclosure:
 
     @property
     def anything(self) -> Array:
-        """Where nothing is known."""
+        """Where nothing is known, or no more than that it is not finite."""
         if self.dtype.kind == "f":
-            return np.isneginf(self.low) & np.isposinf(self.high)
+            return (np.isneginf(self.low) & np.isposinf(self.high)) | self.beyond
         return ~self.certain
+
+    @property
+    def beyond(self) -> Array:
+        """Where a number is not finite, and no more is known."""
+        if self.dtype.kind != "f":
+            return np.zeros(self.low.shape, bool)
+        return np.isposinf(self.low) & np.isneginf(self.high)
 
     def refuses(self, got: Array) -> Array:
         """Where a computed array lies outside."""
         value = got.astype(np.float64) if self.dtype.kind == "f" else got
         inside = (self.low <= value) & (value <= self.high) & (value == value)
         both_nan = (value != value) & (self.low != self.low)
-        outside: Array = ~(inside | both_nan | self.anything)
+        outside: Array = ~(inside | both_nan | self.anything) | (self.beyond & np.isfinite(value))
         return outside
 
 
@@ -363,6 +371,8 @@ def _remainder(node: Node, a: Enclosure, b: Enclosure) -> Enclosure:
     rests = [x - quotients[0] * y for x, y in product((a.low, a.high), (b.low, b.high))]
     least, most = np.minimum(b.low, 0.0), np.maximum(b.high, 0.0)
     found = _hull(node, rests, [a, b])
+    nan = (a.low != a.low) | (b.low != b.low)
+    least, most = np.where(nan, np.nan, least), np.where(nan, np.nan, most)
     found = Enclosure(np.where(one, found.low, least), np.where(one, found.high, most), node.dtype)
     value = np.asarray(np.remainder(a.low, b.low))
     return _forget_unless_certain(node, node.primitive, [a, b], found, value, _holds(b, 0.0))
@@ -402,7 +412,7 @@ def _astype(node: Node, x: Enclosure, dtype: np.dtype[Any]) -> Enclosure:
     if x.dtype.kind == "f":
         least, most = (float(each) for each in _range(dtype))
         low, high = np.trunc(x.low), np.trunc(x.high)
-        inside = (low >= least) & (high < most if dtype.itemsize == 8 else high <= most)
+        inside = ~x.beyond & (low >= least) & (high < most if dtype.itemsize == 8 else high <= most)
         safe = [np.where(inside, each, 0.0).astype(dtype) for each in (low, high)]
         return _forget(~inside, Enclosure(safe[0], safe[1], dtype))
     found = Enclosure(x.low.astype(dtype), x.high.astype(dtype), dtype)
@@ -470,7 +480,7 @@ def _isfinite(node: Node, x: Enclosure) -> Enclosure:
     nan = x.low != x.low
     infinite = x.certain & np.isinf(x.low)
     yes, no = {
-        "isfinite": (finite, nan | infinite),
+        "isfinite": (finite, nan | infinite | x.beyond),
         "isinf": (infinite, finite | nan),
         "isnan": (nan, ~nan & ~x.anything),
     }[node.name]
@@ -521,6 +531,10 @@ def _summed(node: Node, record: Primitive, operands: Sequence[Enclosure]) -> Enc
     if not node.floating:
         return _forget(uncertain, Enclosure(plain, plain, node.dtype))
     infinite = touched(lambda each: np.isfinite(each.low) & np.isfinite(each.high))
+    surely = touched(
+        lambda each: np.isfinite(each.low) | np.isfinite(each.high) | ~(each.certain | each.beyond)
+    )
+    terms = total([np.ones(each.low.shape) for each in factors])
     middles, radii = [], []
     for each in factors:
         finite = np.isfinite(each.low) & np.isfinite(each.high)
@@ -529,7 +543,6 @@ def _summed(node: Node, record: Primitive, operands: Sequence[Enclosure]) -> Enc
         middles.append(np.where(low == high, low, middle))
         radii.append((1 + 1e-12) * np.where(low == high, 0.0, np.maximum(high - middle, middle - low)))
     size = total([np.abs(m) + r for m, r in zip(middles, radii, strict=True)])
-    terms = total([np.ones(each.low.shape) for each in factors])
     facts = np.finfo(node.dtype)
     rounds = np.maximum(terms + len(factors) - 2, 0)
     error = size - total([np.abs(m) for m in middles])
@@ -538,7 +551,11 @@ def _summed(node: Node, record: Primitive, operands: Sequence[Enclosure]) -> Enc
     middle = total(middles)
     found = _widened(Enclosure(middle - error, middle + error, node.dtype), 0.0)
     found = Enclosure(np.where(infinite, plain, found.low), np.where(infinite, plain, found.high), node.dtype)
-    return _forget((infinite & uncertain) | (~infinite & (size > float(facts.max))), found)
+    known = ~uncertain & (terms <= 1)
+    found = _forget((infinite & ~known) | (~infinite & (size > float(facts.max))), found)
+    beyond = surely & ~known
+    low, high = np.where(beyond, np.inf, found.low), np.where(beyond, -np.inf, found.high)
+    return Enclosure(low, high, node.dtype)
 
 
 def _extreme(node: Node, x: Enclosure, axis: tuple[int, ...], keepdims: bool) -> Enclosure:
@@ -580,6 +597,7 @@ def _any_all(node: Node, x: Enclosure, axis: tuple[int, ...], keepdims: bool) ->
 def _position(node: Node, x: Enclosure, axis: int) -> Enclosure:
     """argmax and argmin: certain if one element alone can be it, or all that can be are certain."""
     assert node.primitive is not None
+    x = _forget(x.beyond, x)
     value = np.asarray(node.primitive.meaning(np, x.low, axis=axis))
     if not value.size:
         return exactly(value)
@@ -598,6 +616,7 @@ def _position(node: Node, x: Enclosure, axis: int) -> Enclosure:
 
 def _argsort(node: Node, x: Enclosure, axis: int) -> Enclosure:
     assert node.primitive is not None
+    x = _forget(x.beyond, x)
     order = np.asarray(node.primitive.meaning(np, x.low, axis=axis))
     low, high = np.take_along_axis(x.low, order, axis), np.take_along_axis(x.high, order, axis)
     count = x.low.shape[axis]
