@@ -22,6 +22,7 @@ from chainrule.schedule.views import (
     Axes,
     aligned,
     axes_behind,
+    axes_of_shape,
     axes_through,
     base_of,
     is_view,
@@ -70,7 +71,7 @@ class Group:
                 return known[node]
         if is_view(node):
             inner = self.axes_of(node.operands[0])
-            return None if inner is None else axes_through(node, inner)
+            return None if inner is None else axes_through(node, inner, self.extents)
         return None
 
     @property
@@ -96,7 +97,6 @@ class Grouping:
         self.groups: list[Group] = []
         self.home: dict[Node, Group] = {}
         self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
-        self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
         self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
         self.readers: dict[Node, list[Group]] = {}
         self.users = users_of(graph)
@@ -135,7 +135,7 @@ class Grouping:
             self._contract(node)
         else:
             self._settle_operands(node)
-            self._new("single", list(node.shape), node, tuple(range(node.ndim)))
+            self._new("single", list(node.shape), node, tuple((k,) for k in range(node.ndim)))
 
     def _visit_elementwise(self, node: Node) -> None:
         """Join a group or wait. What waits on purpose:
@@ -215,7 +215,7 @@ class Grouping:
         return any(self._try(group, node) for group in self._candidates(node, needs))
 
     def _candidates(self, node: Node, needs: int) -> Iterable[Group]:
-        if needs >= 0:
+        if needs >= 0 and self._is_of_its_pass(node, self.groups[needs]):
             yield self.groups[needs]
         if node.size == 1 and self._scalars is not None and self._scalars.index > needs:
             yield self._scalars
@@ -225,11 +225,18 @@ class Grouping:
         for operand in sources:
             if operand.size == largest > 1:
                 later.update(dict.fromkeys(self.readers.get(operand, ())))
-        yield from (
-            each
-            for each in sorted(later, key=lambda g: -g.index)
-            if each.index > needs and each.kind == "loops"
-        )
+        for each in sorted(later, key=lambda g: -g.index):
+            if each.index > needs and each.kind == "loops" and self._is_of_its_pass(node, each):
+                yield each
+
+    def _is_of_its_pass(self, node: Node, group: Group) -> bool:
+        """False for a reduction of the backward pass and a kernel of the forward pass.
+
+        What the backward pass combines, it goes on with: in one kernel if it starts one.
+        """
+        if node.name not in REDUCTIONS or node not in self.kept.backward:
+            return True
+        return any(member in self.kept.backward for member in group.members)
 
     def _sources(self, node: Node) -> list[Node]:
         """The operands of a node, and of what it waits for."""
@@ -262,14 +269,13 @@ class Grouping:
         return group
 
     def _contract(self, node: Node) -> None:
-        axes = tuple(None if extent == 1 else axis for axis, extent in enumerate(node.shape))
+        axes = tuple(() if extent == 1 else (axis,) for axis, extent in enumerate(node.shape))
         self._new("contraction", node.shape, node, axes).product = node
 
     def _alone(self, node: Node) -> None:
         """A loop group of its own for an elementwise node, and for what it waited for."""
         group = Group(len(self.groups), "loops", [extent for extent in node.shape if extent != 1])
-        count = iter(range(len(group.extents)))
-        axes = tuple(None if extent == 1 else next(count) for extent in node.shape)
+        axes = axes_of_shape(node.shape)
         self.groups.append(group)
         joining = _Joining(self, group)
         if not joining.add(node, axes):  # something it waits for does not run along these axes
@@ -286,8 +292,7 @@ class Grouping:
         operand = node.operands[0]
         group = Group(len(self.groups), "loops", [extent for extent in operand.shape if extent != 1])
         self.groups.append(group)
-        count = iter(range(len(group.extents)))
-        axes = tuple(None if extent == 1 else next(count) for extent in operand.shape)
+        axes = axes_of_shape(operand.shape)
         joining = _Joining(self, group)
         joining.suggested[operand] = axes
         if not joining.add(node):
@@ -322,7 +327,7 @@ class Grouping:
         if node.dtype != product.dtype or node.size == 1 or node.operands[0].size != product.size:
             return False
         kept = reduced_axes(node, axes)
-        group.summed = tuple(a for axis in node.attributes["axis"] if (a := axes[axis]) is not None)
+        group.summed = tuple(a for axis in node.attributes["axis"] for a in axes[axis])
         group.members = {node: None}
         group.axes = {node: kept}
         self.home[node] = group
@@ -346,6 +351,8 @@ class _Joining:
         """Find the axes of `node` and of everything it waited for; False when it does not fit."""
         if node.name in REDUCTIONS:
             return self._add_reduction(node)
+        if (node.size == 0) != (0 in self.extents):
+            return False  # a loop over nothing stores nothing
         chosen = self._elementwise_axes(node) if axes is None else axes
         if chosen is None:
             return False
@@ -377,35 +384,36 @@ class _Joining:
         there = self.group.axes_of(node)
         if there is None and is_view(node):
             inner = self._axes_of(node.operands[0])
-            return None if inner is None else axes_through(node, inner)
+            return None if inner is None else axes_through(node, inner, self.extents)
         return there
 
     def _elementwise_axes(self, node: Node) -> Axes | None:
-        """One axis of the group for every axis of `node`; None where its operands disagree."""
-        axes: list[int | None] = [None] * node.ndim
+        """The axes of the group along which `node` runs; None where its operands disagree."""
+        axes: list[tuple[int, ...]] = [()] * node.ndim
         for operand in node.operands:
             known = self._axes_of(operand)
-            if known is None:
-                continue
-            for k in range(1, operand.ndim + 1):
-                axis = known[-k]
-                if axis is None or operand.shape[-k] == 1:
-                    continue
-                if axes[-k] not in (None, axis) or node.shape[-k] != self.extents[axis]:
+            for k in range(1, operand.ndim + 1 if known is not None else 0):
+                along = known[-k] if known is not None and operand.shape[-k] != 1 else ()
+                if along and axes[-k] not in ((), along):
                     return None
-                axes[-k] = axis
-        used = {axis for axis in axes if axis is not None}
-        if len(used) != sum(axis is not None for axis in axes):
+                axes[-k] = along or axes[-k]
+        used = [axis for along in axes for axis in along]
+        if len(set(used)) != len(used):
             return None  # a diagonal
         for k, extent in enumerate(node.shape):
-            if extent != 1 and axes[k] is None:
-                axes[k] = self._another_axis(extent, used)
-                if axes[k] is None:
+            if extent != 1 and not axes[k]:
+                another = self._another_axis(extent, used)
+                if another is None:
                     return None
-                used.add(axes[k])  # type: ignore[arg-type]
+                axes[k] = (another,)
+                used.append(another)
+        if any(
+            n != math.prod(self.extents[a] for a in along) for n, along in zip(node.shape, axes, strict=True)
+        ):
+            return None
         return tuple(axes)
 
-    def _another_axis(self, extent: int, used: set[int]) -> int | None:
+    def _another_axis(self, extent: int, used: Sequence[int]) -> int | None:
         """An axis along which no operand moves so far: one that is there, else a new inner one."""
         for axis, length in enumerate(self.extents):
             if axis not in used and length == extent:
@@ -426,7 +434,7 @@ class _Joining:
         if base in self.group.axes or base in self.axes:
             known = self._axes_of(operand)
             if known is None or any(
-                a != b for a, b, n in zip(known, axes, operand.shape, strict=True) if n != 1 and a is not None
+                a != b for a, b, n in zip(known, axes, operand.shape, strict=True) if n != 1 and a
             ):
                 return False
             return self._usable(base)
@@ -443,7 +451,7 @@ class _Joining:
 
     def _axes_behind(self, node: Node, axes: Axes) -> Axes | None:
         while is_view(node):
-            behind = axes_behind(node, axes)
+            behind = axes_behind(node, axes, self.extents)
             if behind is None:
                 return None
             node, axes = node.operands[0], behind
@@ -457,9 +465,9 @@ class _Joining:
             axes = self.axes[operand]
         if axes is None:
             return False
-        if any(extent != 1 and axis is None for axis, extent in zip(axes, operand.shape, strict=True)):
+        if any(extent != 1 and not along for along, extent in zip(axes, operand.shape, strict=True)):
             return False
-        over_axes = frozenset(a for axis in node.attributes["axis"] if (a := axes[axis]) is not None)
+        over_axes = frozenset(a for axis in node.attributes["axis"] for a in axes[axis])
         if any(self.extents[axis] == 0 for axis in over_axes) and self.group.members:
             return False
         if self.group.kind == "contraction" and not self._is_total(node, over_axes):
@@ -505,17 +513,18 @@ class _Joining:
 
 
 def grouping_keeps_waiting(grouping: Grouping, node: Node) -> bool:
-    """True for what every kernel that needs it computes again: what is cheap and made of inputs, and what is
-    not worth keeping for the backward pass.
+    """True for what every kernel that needs it computes again: comparisons, what is cheap and made of these or
+    of inputs, and what is not worth keeping for the backward pass.
     """
     if node not in grouping.waiting or node in grouping.graph.outputs:
         return False
     if node in grouping.kept.recomputed:
         return True
-    if node.size == 1 or len(grouping.users[node]) < 2:
+    if node.size == 1:
         return False
-    leaves = all(base_of(each).primitive is None for each in node.operands)
-    return node.dtype.kind == "b" or (leaves and node.name in CHEAP)
+    bases = map(base_of, node.operands)
+    free = all(base.primitive is None or grouping_keeps_waiting(grouping, base) for base in bases)
+    return node.dtype.kind == "b" or (free and node.name in CHEAP)
 
 
 def _is_fused(node: Node) -> bool:
@@ -572,5 +581,5 @@ def reduced_axes(node: Node, axes: Axes) -> Axes:
     """The axes of a reduction, given those of its operand."""
     gone = set(node.attributes["axis"])
     if node.attributes["keepdims"]:
-        return tuple(None if k in gone else axis for k, axis in enumerate(axes))
+        return tuple(() if k in gone else axis for k, axis in enumerate(axes))
     return tuple(axis for k, axis in enumerate(axes) if k not in gone)
