@@ -28,6 +28,7 @@ from chainrule.schedule.views import (
 )
 from chainrule.types import Shape
 
+_BATCH = (0,)
 Order = tuple[int, ...]
 """The axes of an array from the outermost to the innermost in memory."""
 
@@ -104,13 +105,13 @@ def _batch_axes(graph: Graph) -> dict[Node, int]:
     start = _source(first)
     if start is None:
         return {}
-    known: dict[Node, Axes] = {start: (0, *(None,) * (start.ndim - 1))}
+    known: dict[Node, Axes] = {start: (_BATCH, *((),) * (start.ndim - 1))}
     for node in graph.nodes:
         if node.primitive is not None and node not in known:
             axes = _carried(node, known)
-            if axes is not None and 0 in axes:
+            if axes is not None and _BATCH in axes:
                 known[node] = axes
-    return {node: axes.index(0) for node, axes in known.items() if node.ndim > 1}
+    return {node: axes.index(_BATCH) for node, axes in known.items() if node.ndim > 1}
 
 
 def _source(node: Node) -> Node | None:
@@ -122,14 +123,16 @@ def _source(node: Node) -> Node | None:
 
 
 def _carried(node: Node, known: dict[Node, Axes]) -> Axes | None:
-    """For every axis of `node`: 0 where it is the batch, None elsewhere."""
+    """The axes of `node` as if a kernel had one axis, the batch."""
     primitive = node.primitive
     assert primitive is not None
     if not any(each in known for each in node.operands):
         return None
     first = known.get(node.operands[0])
-    if is_view(node) or node.name == "place":
-        return None if first is None else _seen(node, first)
+    if node.name in ("place", "slice", "flip"):
+        return first
+    if is_view(node):
+        return None if first is None else axes_through(node, first, _extents(node, first))
     if primitive.elementwise:
         return _spread(node, known)
     if node.name in REDUCTIONS:
@@ -141,31 +144,27 @@ def _carried(node: Node, known: dict[Node, Axes]) -> Axes | None:
     for read in nest.reads:
         assert read.operand is not None
         operand = node.operands[read.operand]
-        for index, axis in zip(read.index, known.get(operand, (None,) * operand.ndim), strict=True):
-            if axis == 0:
+        for index, along in zip(read.index, known.get(operand, ((),) * operand.ndim), strict=True):
+            if along == _BATCH:
                 batch.update(_only(index))
-    return tuple(0 if axis in batch else None for axis in nest.output)
+    return tuple(_BATCH if axis in batch else () for axis in nest.output)
 
 
 def _spread(node: Node, known: dict[Node, Axes]) -> Axes:
     """The batch axis of an elementwise node: where an operand that is not repeated has it."""
-    axes: list[int | None] = [None] * node.ndim
+    axes: list[tuple[int, ...]] = [()] * node.ndim
     for each in node.operands:
         for k in range(1, each.ndim + 1):
-            if each in known and known[each][-k] == 0 and each.shape[-k] != 1:
-                axes[-k] = 0
+            if each in known and known[each][-k] and each.shape[-k] != 1:
+                axes[-k] = _BATCH
     return tuple(axes)
+
+
+def _extents(node: Node, axes: Axes) -> tuple[int, ...]:
+    """The length of the batch, given the axes of the operand of a view."""
+    shape = node.operands[0].shape
+    return (next((n for n, along in zip(shape, axes, strict=True) if along), 1),)
 
 
 def _only(index: Index) -> tuple[int, ...]:
     return (index.terms[0][0],) if len(index.terms) == 1 else ()
-
-
-def _seen(node: Node, axes: Axes) -> Axes | None:
-    """The batch axis of a view; in a reshape it stays if it is the first and what changes lies behind it."""
-    if node.name == "place" or (node.name in ("slice", "flip")):
-        return axes
-    through = axes_through(node, axes)
-    if through is None and axes[0] == 0 and node.shape and node.shape[0] == node.operands[0].shape[0]:
-        return (0, *(None,) * (node.ndim - 1))
-    return through

@@ -6,6 +6,7 @@ What a permutation, a slice or a reshape does to strides is asked of NumPy, on a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,9 +24,9 @@ _VECTOR = 64  # bytes: the widest store on any target
 _SPARSE = 8
 _WAY = 1024
 
-Axes = tuple[int | None, ...]
-"""For every axis of an array the axis of a kernel along which it runs; None where it has length 1 or does not
-move."""
+Axes = tuple[tuple[int, ...], ...]
+"""For every axis of an array the axes of a kernel along which it runs, the outermost first: none where it has
+length 1 or does not move, several where a reshape merged what the kernel walks along one by one."""
 
 
 def is_view(node: Node) -> bool:
@@ -107,23 +108,26 @@ def seen_through(node: Node, operand: View) -> View | None:
 
 
 # -- axes of a kernel ----------------------------------------------------------------------------------------
-def axes_through(node: Node, axes: Axes) -> Axes | None:
-    """The axes along which a view runs, given those of its operand; None where it is no matter of axes."""
+def axes_through(node: Node, axes: Axes, extents: Sequence[int]) -> Axes | None:
+    """The axes along which a view runs, given those of its operand; None where it is no matter of axes.
+
+    `extents` are those of the kernel's axes.
+    """
     assert node.primitive is not None
     operand = node.operands[0]
     match node.primitive.name:
         case "permute_dims":
             return tuple(axes[axis] for axis in node.attributes["axes"])
         case "broadcast_to":
-            return (None,) * (node.ndim - operand.ndim) + axes
+            return ((),) * (node.ndim - operand.ndim) + axes
         case "reshape":
-            return _matched(operand.shape, axes, node.shape)
+            return _regrouped(operand.shape, axes, node.shape, extents)
         case "slice" | "flip":
             return axes if node.shape == operand.shape and _moves_nothing(node) else None
     return axes
 
 
-def axes_behind(node: Node, axes: Axes) -> Axes | None:
+def axes_behind(node: Node, axes: Axes, extents: Sequence[int]) -> Axes | None:
     """The axes along which the operand of a view runs, given those of the view."""
     assert node.primitive is not None
     operand = node.operands[0]
@@ -134,25 +138,55 @@ def axes_behind(node: Node, axes: Axes) -> Axes | None:
         case "broadcast_to":
             return aligned(axes, operand.shape)
         case "reshape":
-            return _matched(node.shape, axes, operand.shape)
+            return _regrouped(node.shape, axes, operand.shape, extents)
         case "slice" | "flip":
             return axes if node.shape == operand.shape and _moves_nothing(node) else None
     return axes
 
 
+def axes_of_shape(shape: Shape) -> Axes:
+    """The axes of an array in a kernel of its own, which has one for every axis longer than 1."""
+    count = iter(range(len(shape)))
+    return tuple(() if extent == 1 else (next(count),) for extent in shape)
+
+
 def aligned(axes: Axes, shape: Shape) -> Axes:
     """The axes of an operand of `shape` that broadcasts against an array with `axes`."""
     last = axes[len(axes) - len(shape) :]
-    return tuple(None if extent == 1 else axis for extent, axis in zip(shape, last, strict=True))
+    return tuple(() if extent == 1 else along for extent, along in zip(shape, last, strict=True))
 
 
-def _matched(shape: Shape, axes: Axes, to: Shape) -> Axes | None:
-    """Axes after a reshape that only adds or drops axes of length 1."""
-    long = [(extent, axis) for extent, axis in zip(shape, axes, strict=True) if extent != 1]
-    if [extent for extent, _ in long] != [extent for extent in to if extent != 1]:
-        return None
-    left = iter(long)
-    return tuple(None if extent == 1 else next(left)[1] for extent in to)
+def _regrouped(shape: Shape, axes: Axes, to: Shape, extents: Sequence[int]) -> Axes | None:
+    """Axes after a reshape to the shape `to`; None where an axis of the kernel would have to be split.
+
+    Elements of both shapes are counted in the same order, so a new axis runs along those kernel axes, in
+    their order, whose extents make up its own.
+    """
+    if 0 in shape:
+        return axes if shape == to else None
+    factors: list[tuple[int, int | None]] = []  # (extent, axis of the kernel; None: does not move)
+    for extent, along in zip(shape, axes, strict=True):
+        if along:
+            factors += [(extents[axis], axis) for axis in along]
+        elif extent > 1:
+            factors.append((extent, None))
+    left, regrouped = factors[::-1], []
+    for wanted in to:
+        found: list[int | None] = []
+        made = 1
+        while made < wanted:
+            extent, axis = left.pop()
+            needed = wanted // made
+            if axis is None and extent > needed and extent % needed == 0:  # what does not move can be split
+                left.append((extent // needed, None))
+                extent = needed
+            made *= extent
+            found.append(axis)
+        moving = tuple(axis for axis in found if axis is not None)
+        if made != wanted or (moving and len(moving) < len(found)):
+            return None
+        regrouped.append(moving)
+    return tuple(regrouped)
 
 
 def _moves_nothing(node: Node) -> bool:
@@ -162,10 +196,12 @@ def _moves_nothing(node: Node) -> bool:
     return True  # a slice of the same shape is everything
 
 
-def strides_along(axes: Axes, view: View, count: int) -> Strides:
-    """The strides of a view for a kernel with `count` axes."""
-    strides = [0] * count
-    for axis, extent, stride in zip(axes, view.shape, view.strides, strict=True):
-        if axis is not None and extent > 1:
-            strides[axis] += stride
+def strides_along(axes: Axes, view: View, extents: Sequence[int]) -> Strides:
+    """The strides of a view for a kernel with axes of these extents."""
+    strides = [0] * len(extents)
+    for along, extent, stride in zip(axes, view.shape, view.strides, strict=True):
+        step = stride if extent > 1 else 0
+        for axis in reversed(along):
+            strides[axis] += step
+            step *= extents[axis]
     return tuple(strides)
