@@ -58,6 +58,7 @@ SUMS: list[tuple[Callable[..., Any], list[str]]] = [
     (lambda x, f: cr.sum((x * f) * 2.0, axis=-1, keepdims=True), ["sum", "multiply", "multiply"]),
     (lambda x, f: x / f - (x * x) / f, ["multiply", "subtract", "divide"]),
     (lambda x, f: f * (x * 2.0), ["multiply", "multiply"]),
+    (lambda x, f: cr.exp(f) * (x / f), ["divide", "exp", "multiply"]),
 ]
 KEPT: list[Callable[..., Any]] = [
     lambda x, f: cr.sum(x * f, axis=0),  # the factor differs from term to term
@@ -79,6 +80,20 @@ def test_what_terms_have_in_common_is_taken_out(function: Any, left: list[str]) 
 def test_what_differs_or_is_needed_stays(function: Any) -> None:
     before = graph_of(function, (4, 5), (4, 1))
     assert names(share_factors(before)) == names(before)
+
+
+def test_what_belongs_to_rows_is_combined_first() -> None:
+    before = graph_of(lambda x, f, g: (f * (2.0 * x), g * (x / f), x * (x / f)), (4, 5), (4, 1), (1, 5))
+    after = share_factors(before)
+    assert [node.size for node in after.nodes if node.name in ("multiply", "divide")] == [
+        4,
+        20,
+        20,
+        20,
+        20,
+        20,
+    ]
+    assert_same(before, after)
 
 
 @pytest.mark.parametrize("normalised", [(5,), (4, 5)])
