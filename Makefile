@@ -9,11 +9,11 @@ PYTEST := $(BIN)/python -m pytest -q
 TORCH  := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types coverage bars bench bench-docs bench-ames laws mutants docs clean
+.PHONY: help demo test check lint types coverage bars bench bench-docs bench-ames laws mutants fuzz docs clean
 
 # The tests' arrays are small: more BLAS threads than one only get in each other's way.
-test check coverage laws mutants docs: export OPENBLAS_NUM_THREADS := 1
-test check coverage laws mutants docs: export OMP_NUM_THREADS := 1
+test check coverage laws mutants fuzz docs: export OPENBLAS_NUM_THREADS := 1
+test check coverage laws mutants fuzz docs: export OMP_NUM_THREADS := 1
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ laws: $(VENV)/.test ## hold every primitive to the laws
 
 mutants: $(VENV)/.test ## break every record on purpose; the laws must notice
 	@$(BIN)/python -m tools.mutants
+
+fuzz: $(VENV)/.test ## 100,000 random programs as native code, held to the bounds that rounding leaves
+	@$(BIN)/python -m tools.fuzz --count 100000 --log benchmarks/results/fuzz.json
 
 docs: $(VENV)/.test ## run every example in README, docs and docstrings
 	@$(PYTEST) tests/test_docs.py src/chainrule --doctest-modules

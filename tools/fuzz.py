@@ -316,6 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     summary = summarised(options.backend, seed, found, time.monotonic() - start)
     print(json.dumps(summary, indent=2))
     if options.log:
+        options.log.parent.mkdir(parents=True, exist_ok=True)
         options.log.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     faults = len(summary["faults"])
     return Verdict("3-fuzz", f"{faults} faults in {len(found)} programs", "0 faults", not faults).announce()
