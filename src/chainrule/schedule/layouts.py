@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from chainrule.graph import Graph, Node
 from chainrule.nest import Index
-from chainrule.schedule.groups import contraction_of, reduced_axes
+from chainrule.schedule.groups import contraction_of
+from chainrule.schedule.joining import reduced_axes
 from chainrule.schedule.keeping import REDUCTIONS
 from chainrule.schedule.kernels import Buffer, Strides, View
 from chainrule.schedule.views import (
