@@ -85,14 +85,7 @@ def test_what_differs_or_is_needed_stays(function: Any) -> None:
 def test_what_belongs_to_rows_is_combined_first() -> None:
     before = graph_of(lambda x, f, g: (f * (2.0 * x), g * (x / f), x * (x / f)), (4, 5), (4, 1), (1, 5))
     after = share_factors(before)
-    assert [node.size for node in after.nodes if node.name in ("multiply", "divide")] == [
-        4,
-        20,
-        20,
-        20,
-        20,
-        20,
-    ]
+    assert [node.size for node in after.nodes if node.name in ("multiply", "divide")] == [4, 20, 20, 20, 20]
     assert_same(before, after)
 
 
