@@ -44,11 +44,16 @@ def block(x: Any, w: Any, up: Any, down: Any, scale: Any, shift: Any) -> Any:
     return x + functional.gelu(functional.linear(normal, up), "tanh") @ down
 
 
+def pooled(x: Any, w: Any) -> Any:
+    return functional.max_pool2d(functional.relu(functional.conv2d(x, w)), 2)
+
+
 SHAPES = {
     "gelu": (mlp(lambda x: functional.gelu(x, "tanh")), (512, 8), (8, 256), (256, 4)),
     "silu": (mlp(functional.silu), (512, 8), (8, 256), (256, 4)),
     "tanh": (mlp(cr.tanh), (512, 8), (8, 256), (256, 4)),
     "norm": (mlp(lambda x: functional.layer_norm(x, 256)), (512, 8), (8, 256), (256, 4)),
+    "pool": (pooled, (2, 3, 12, 13), (4, 3, 3, 3)),
     "block": (block, (3, 5, 8), (8, 8), (32, 8), (32, 8), (8,), (8,)),
     "large block": (block, (24, 32, 8), (8, 8), (32, 8), (32, 8), (8,), (8,)),
 }

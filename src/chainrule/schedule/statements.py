@@ -80,8 +80,11 @@ class Builder:
         return rows != self.group.every and all(axis in rows for along in axes for axis in along)
 
     def _target(self, node: Node, view: View) -> Access:
-        strides = strides_along(self._placed(self.group.axes[node]), view, self.extents)
-        return Access(view.buffer, view.offset, strides, has_room(view))
+        """Where a value is stored: beyond the end of the lane there is room only if the lane is a whole row."""
+        axes = self.group.axes[node]
+        strides = strides_along(self._placed(axes), view, self.extents)
+        whole = all(len(along) < 2 for along, stride in zip(axes, view.strides, strict=True) if stride == 1)
+        return Access(view.buffer, view.offset, strides, whole and has_room(view))
 
     def _placed(self, axes: Axes) -> Axes:
         return tuple(tuple(self.place[axis] for axis in along) for along in axes)
