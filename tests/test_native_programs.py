@@ -33,7 +33,10 @@ def faults(backend, first, count):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize(("name", "count"), [("native", FRESH), ("interpreter", 100), ("numpy", 50)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("native", FRESH), ("guarded", 40), ("avx2", 40), ("x86-64", 40), ("interpreter", 100), ("numpy", 50)],
+)
 def test_fresh_programs_keep_to_their_bounds(name, count):
     first = int.from_bytes(os.urandom(5), "big")
     text = faults(fuzz.backend_called(name), first, count)

@@ -27,6 +27,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from chainrule import passes
+from chainrule.backends.native.engine import Executable
+from chainrule.backends.native.target import restricted
 from chainrule.graph import Graph
 from chainrule.program import BACKENDS
 from chainrule.schedule.interpret import interpret
@@ -67,8 +69,18 @@ def interpreter(graph: Graph) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
 
 def backend_called(name: str) -> Backend:
-    """A backend of the engine, or the interpreter of schedules."""
-    return interpreter if name == "interpreter" else BACKENDS[name]
+    """A backend of the engine; the interpreter of schedules; or native code of a special kind.
+
+    "avx2" and "x86-64" are made for those targets; "guarded" has pages around every array, and a touch of
+    them ends the process.
+    """
+    special: dict[str, Backend] = {
+        "interpreter": interpreter,
+        "guarded": lambda graph: Executable(graph, guarded=True),
+        "avx2": lambda graph: Executable(graph, restricted("avx2")),
+        "x86-64": lambda graph: Executable(graph, restricted("x86-64")),
+    }
+    return special[name] if name in special else BACKENDS[name]
 
 
 # -- one program ---------------------------------------------------------------------------------------------
@@ -259,7 +271,7 @@ def _as_input(program: Program, value: int) -> Program | None:
     prefix = replace(program, outputs=(value,), transform="@")
     with np.errstate(all="ignore"):
         (array,) = prefix.graph().evaluate(np, *program.arrays)
-    if array.size > 64 or program.transform != "@":
+    if array.size > 256 or program.transform != "@":
         return None
     first = len(program.inputs)
     step = program.steps[value - first]
@@ -295,7 +307,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, help="of the first program; drawn if not given")
     parser.add_argument("--count", type=int, default=1000, help="programs, with consecutive seeds")
-    parser.add_argument("--backend", default="native", help="native, numpy, or interpreter")
+    parser.add_argument(
+        "--backend", default="native", help="native, avx2, x86-64, guarded, numpy, or interpreter"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--show", type=int, default=5, help="faults to make small and print")
     parser.add_argument("--log", type=Path, help="a file for the summary")
