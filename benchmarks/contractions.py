@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks.machine import fma_gflops
 from chainrule.backends.native.build import Code, compile_object
 from chainrule.backends.native.contraction import emit_contraction
-from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Module, Value, constant
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.target import Target, host, restricted
+from chainrule.backends.native.values import INDEX, POINTER, Index, Value, constant
 from chainrule.schedule.kernels import Access, Buffer, Contraction, Expression, Statement
 
 SHAPES = [

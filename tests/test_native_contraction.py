@@ -17,8 +17,9 @@ import pytest
 
 from chainrule.backends.native.build import Code, compile_object
 from chainrule.backends.native.contraction import emit_contraction
-from chainrule.backends.native.emit import INDEX, POINTER, Function, Module
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.target import Target, restricted
+from chainrule.backends.native.values import INDEX, POINTER
 from chainrule.schedule.kernels import Access, Buffer, Contraction, Expression, Statement, places
 
 Array = np.ndarray[Any, Any]

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import chainrule as cr
 from chainrule.backends.native import engine
-from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Emitted, Function, Module
+from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.engine import Program
 from chainrule.backends.native.target import Target
+from chainrule.backends.native.values import INDEX, POINTER, SCALARS
 from chainrule.errors import BoundsError, GraphError
 from chainrule.schedule.interpret import interpret
 from chainrule.schedule.kernels import (

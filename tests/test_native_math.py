@@ -12,10 +12,11 @@ import pytest
 
 from chainrule.backends.native import elements
 from chainrule.backends.native.build import Code, compile_object
-from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Function, Module
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.scalars import compute
 from chainrule.backends.native.step import flushing_denormals
 from chainrule.backends.native.target import Target, host, restricted
+from chainrule.backends.native.values import INDEX, POINTER, SCALARS
 from chainrule.backends.native.vectormath import BOUNDS
 from chainrule.errors import DTypeError
 from chainrule.laws import records

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from chainrule.backends.native.build import Code, compile_object
-from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Module
+from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.special import SPECIALS, emit_special
 from chainrule.backends.native.status import ACCESSOR, bounds_error, declare_status, failure_number
 from chainrule.backends.native.target import Target, host, restricted
+from chainrule.backends.native.values import INDEX, POINTER
 from chainrule.graph import Node
 from chainrule.primitive import Primitive
 from chainrule.primitives import REGISTRY

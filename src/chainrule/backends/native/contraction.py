@@ -24,22 +24,13 @@ from math import prod
 from typing import NamedTuple
 
 from chainrule.backends.native import elements
-from chainrule.backends.native.emit import (
-    INDEX,
-    POINTER,
-    SCALARS,
-    Emitted,
-    Function,
-    Index,
-    Module,
-    Value,
-    constant,
-)  # fmt: skip
+from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.epilogue import Dimension, Epilogue, Place, Tile, fixed
 from chainrule.backends.native.packing import Packer
 from chainrule.backends.native.products import Products
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.tiling import RIGHT, Axis, Plan, Split, make_plan
+from chainrule.backends.native.values import INDEX, POINTER, SCALARS, Index, Value, constant  # fmt: skip
 from chainrule.schedule.kernels import Contraction, places
 
 _CHUNK = 48

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.backends.native.emit import (
+from chainrule.backends.native.emit import Function
+from chainrule.backends.native.values import (  # fmt: skip
     INDEX,
     POINTER,
     SCALARS,
-    Function,
     Value,
     constant,
     lanes_of,
     mangled,
     scalar_of,
     vector,
-)  # fmt: skip
+)
 
 
 def read(

@@ -1,77 +1,26 @@
-"""LLVM assembly as text: values, functions, loops, vectors.
+"""LLVM assembly as text: modules and functions, with loops, memory, arithmetic and vectors.
 
 Text is several times quicker to make than objects are, and `show("llvm")` is what was written here.
-An index is a Python int as long as it is known, a `Value` otherwise; arithmetic on ints happens in Python.
+Arithmetic on indices that are known happens in Python.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-INDEX = "i64"
-POINTER = "ptr"
-SCALARS = {
-    "float32": "float", "float64": "double", "bool": "i8",
-    "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
-    "uint8": "i8", "uint16": "i16", "uint32": "i32", "uint64": "i64",
-}  # fmt: skip
-"""dtype → LLVM's type in memory; in registers a bool is i1."""
-
-
-class Value(NamedTuple):
-    """Something computed: its name or constant text, and its LLVM type."""
-
-    text: str
-    type: str
-
-    def __str__(self) -> str:
-        return f"{self.type} {self.text}"
-
-
-Index = int | Value
-
-
-def vector(scalar: str, lanes: int) -> str:
-    """``<lanes x scalar>``; the scalar itself for one lane."""
-    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
-
-
-def scalar_of(type_: str) -> str:
-    """The element type of a vector, a scalar itself."""
-    return type_.rpartition(" ")[2].rstrip(">") if type_.startswith("<") else type_
-
-
-def lanes_of(type_: str) -> int:
-    """Elements in a value of this type."""
-    return int(type_[1:].split(" ", 1)[0]) if type_.startswith("<") else 1
-
-
-def register_type(dtype: Any, lanes: int) -> str:
-    """The type of `lanes` elements of a dtype in a register."""
-    name = np.dtype(dtype).name
-    return vector("i1" if name == "bool" else SCALARS[name], lanes)
-
-
-def literal(value: Any, type_: str) -> str:
-    """The text of a number, repeated over the lanes of a vector type."""
-    scalar = scalar_of(type_)
-    if scalar in ("float", "double"):
-        number = np.float32(value) if scalar == "float" else np.float64(value)
-        text = "0x" + struct.pack(">d", float(number)).hex().upper()
-    elif scalar == "i1":
-        text = "true" if value else "false"
-    else:
-        text = str(int(value))
-    return text if scalar == type_ else f"splat ({scalar} {text})"
-
-
-def constant(value: Any, type_: str) -> Value:
-    """A number as a value, repeated over the lanes of a vector type."""
-    return Value(literal(value, type_), type_)
+from chainrule.backends.native.values import (
+    INDEX,
+    POINTER,
+    Index,
+    Value,
+    constant,
+    lanes_of,
+    mangled,
+    scalar_of,
+    size_of,
+    vector,
+)
 
 
 class Module:
@@ -294,20 +243,20 @@ class Function:
 
     def load(self, pointer: Value, type_: str, align: int | None = None) -> Value:
         """A value of a (vector) type from memory, aligned as its elements unless more is promised."""
-        return self.emit(type_, f"load {type_}, {pointer}, align {align or _size(scalar_of(type_))}")
+        return self.emit(type_, f"load {type_}, {pointer}, align {align or size_of(scalar_of(type_))}")
 
     def store(self, value: Value, pointer: Value, align: int | None = None) -> None:
-        self.line(f"store {value}, {pointer}, align {align or _size(scalar_of(value.type))}")
+        self.line(f"store {value}, {pointer}, align {align or size_of(scalar_of(value.type))}")
 
     def load_masked(self, pointer: Value, type_: str, mask: Value) -> Value:
         """Lanes where the mask is set, 0 elsewhere; memory behind other lanes is not touched."""
         return self.intrinsic(
             f"llvm.masked.load.{mangled(type_)}.p0", type_,
-            [pointer, constant(_size(scalar_of(type_)), "i32"), mask, Value("zeroinitializer", type_)],
+            [pointer, constant(size_of(scalar_of(type_)), "i32"), mask, Value("zeroinitializer", type_)],
         )  # fmt: skip
 
     def store_masked(self, value: Value, pointer: Value, mask: Value) -> None:
-        alignment = constant(_size(scalar_of(value.type)), "i32")
+        alignment = constant(size_of(scalar_of(value.type)), "i32")
         self.intrinsic(
             f"llvm.masked.store.{mangled(value.type)}.p0", "void", [value, pointer, alignment, mask]
         )
@@ -425,18 +374,6 @@ class Function:
             sign = "u" if unsigned else "s"
             first = self.compare(f"{sign}gt" if combiner == "max" else f"{sign}lt", a, b)
         return self.select(first, a, b)
-
-
-def mangled(type_: str) -> str:
-    """How intrinsics name a type: ``v16f32``."""
-    names = {"float": "f32", "double": "f64"}
-    scalar = scalar_of(type_)
-    name = names.get(scalar, scalar)
-    return name if type_ == scalar else f"v{lanes_of(type_)}{name}"
-
-
-def _size(scalar: str) -> int:
-    return {"float": 4, "double": 8, "ptr": 8, "i1": 1}.get(scalar) or int(scalar[1:]) // 8
 
 
 class Emitted(NamedTuple):

@@ -14,8 +14,9 @@ from math import prod
 from typing import NamedTuple
 
 from chainrule.backends.native import elements, scalars, vectormath
-from chainrule.backends.native.emit import SCALARS, Function, Index, Value, constant, register_type
+from chainrule.backends.native.emit import Function
 from chainrule.backends.native.tiling import Axis, Plan
+from chainrule.backends.native.values import SCALARS, Index, Value, constant, register_type
 from chainrule.schedule.kernels import Access, Contraction, Expression, Statement, expressions
 
 _INLINE = 160

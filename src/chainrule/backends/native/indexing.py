@@ -7,18 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chainrule.backends.native.emit import (
-    INDEX,
-    SCALARS,
-    Emitted,
-    Function,
-    Index,
-    Value,
-    constant,
-    vector,
-)
+from chainrule.backends.native.emit import Emitted, Function
 from chainrule.backends.native.status import note_failure
 from chainrule.backends.native.target import Target
+from chainrule.backends.native.values import INDEX, SCALARS, Index, Value, constant, vector
 from chainrule.backends.native.walking import (
     LINE_BYTES,
     Axes,

@@ -12,14 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.backends.native.emit import (
-    Function,
-    Value,
-    constant,
-    lanes_of,
-    mangled,
-    register_type,
-)
+from chainrule.backends.native.emit import Function
+from chainrule.backends.native.values import Value, constant, lanes_of, mangled, register_type
 
 BOOL = np.dtype(bool)
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)

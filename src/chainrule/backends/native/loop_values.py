@@ -13,18 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.backends.native import elements
-from chainrule.backends.native.emit import (
-    INDEX,
-    SCALARS,
-    Function,
-    Index,
-    Value,
-    constant,
-    lanes_of,
-    register_type,
-)
+from chainrule.backends.native.emit import Function
 from chainrule.backends.native.loop_space import Form, Space
 from chainrule.backends.native.scalars import compute
+from chainrule.backends.native.values import INDEX, SCALARS, Index, Value, constant, lanes_of, register_type
 from chainrule.schedule.kernels import Access, Buffer, Expression
 
 _LINE = 64

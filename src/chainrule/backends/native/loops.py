@@ -19,24 +19,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.backends.native import elements
-from chainrule.backends.native.emit import (
+from chainrule.backends.native.emit import Emitted, Function, Module
+from chainrule.backends.native.loop_space import Form, Space, simplified
+from chainrule.backends.native.loop_stages import Choices, Stage, choose
+from chainrule.backends.native.loop_values import Point, Values, memory_type
+from chainrule.backends.native.target import Target
+from chainrule.backends.native.values import (
     INDEX,
     POINTER,
     SCALARS,
-    Emitted,
-    Function,
     Index,
-    Module,
     Value,
     constant,
     lanes_of,
     register_type,
     vector,
 )
-from chainrule.backends.native.loop_space import Form, Space, simplified
-from chainrule.backends.native.loop_stages import Choices, Stage, choose
-from chainrule.backends.native.loop_values import Point, Values, memory_type
-from chainrule.backends.native.target import Target
 from chainrule.schedule.kernels import Access, Loops, places
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)

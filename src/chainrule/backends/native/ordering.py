@@ -6,17 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chainrule.backends.native.emit import (
-    INDEX,
-    SCALARS,
-    Emitted,
-    Function,
-    Index,
-    Value,
-    constant,
-    vector,
-)
+from chainrule.backends.native.emit import Emitted, Function
 from chainrule.backends.native.target import Target
+from chainrule.backends.native.values import INDEX, SCALARS, Index, Value, constant, vector
 from chainrule.backends.native.walking import (
     Axes,
     Point,

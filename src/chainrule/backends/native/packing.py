@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.backends.native.emit import (
+from chainrule.backends.native.emit import Function, Module
+from chainrule.backends.native.tiling import RIGHT, Axis, Plan
+from chainrule.backends.native.values import (  # fmt: skip
     INDEX,
     POINTER,
     SCALARS,
-    Function,
     Index,
-    Module,
     Value,
     constant,
     vector,
-)  # fmt: skip
-from chainrule.backends.native.tiling import RIGHT, Axis, Plan
+)
 from chainrule.schedule.kernels import Access
 
 

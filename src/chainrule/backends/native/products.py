@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from chainrule.backends.native import elements
-from chainrule.backends.native.emit import SCALARS, Function, Index, Value, constant, register_type
+from chainrule.backends.native.emit import Function
 from chainrule.backends.native.epilogue import Tile, fixed
 from chainrule.backends.native.packing import interleaved
 from chainrule.backends.native.tiling import LEFT, RIGHT, Axis, Plan
+from chainrule.backends.native.values import SCALARS, Index, Value, constant, register_type
 
 _LINE = 64
 Span = tuple[Index, Index]

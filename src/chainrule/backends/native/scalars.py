@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 
 from chainrule.backends.native import trigonometry, vectormath
-from chainrule.backends.native.emit import Function, Index, Value, constant, register_type
+from chainrule.backends.native.emit import Function
 from chainrule.backends.native.lanes import BOOL, Lanes, copysign, magnitude, select, sqrt
+from chainrule.backends.native.values import Index, Value, constant, register_type
 from chainrule.primitive import Primitive
 from chainrule.primitives import REGISTRY
 from chainrule.schedule.kernels import Expression

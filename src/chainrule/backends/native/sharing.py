@@ -20,7 +20,8 @@ from __future__ import annotations
 import sys
 from string import Template
 
-from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Value
+from chainrule.backends.native.emit import Function
+from chainrule.backends.native.values import INDEX, POINTER, Index, Value
 
 SPINS = 1000
 """Looks before going to sleep: some 20 µs, a few times what it costs to be woken."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Module
+from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.indexing import emit_checked_indices, emit_gather, emit_scatter
 from chainrule.backends.native.ordering import emit_argsort, emit_cumulative_sum, emit_extreme
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.threefry import emit_fold_in, emit_random_bits
+from chainrule.backends.native.values import INDEX, POINTER
 from chainrule.schedule.kernels import Special, places
 
 _EMITTERS: dict[str, Callable[[Function, Special, Target], Emitted]] = {

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
-from chainrule.backends.native.emit import Function, Module, Value, constant
+from chainrule.backends.native.emit import Function, Module
+from chainrule.backends.native.values import Value, constant
 from chainrule.errors import BoundsError
 from chainrule.graph import describe
 from chainrule.schedule.kernels import Special

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chainrule.backends.native.emit import INDEX, POINTER, Emitted, Function, Index, Module, Value, constant
+from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.sharing import call_share
 from chainrule.backends.native.status import ACCESSOR
 from chainrule.backends.native.target import Target
-from chainrule.schedule.kernels import Kernel, Schedule, places
+from chainrule.backends.native.values import INDEX, POINTER, Index, Value, constant
+from chainrule.schedule.kernels import Kernel, Repeat, Schedule, Window, Work, places
 from chainrule.schedule.listing import cost
 from chainrule.schedule.memory import LINE, SCRATCH, TEAM, Plan
 from chainrule.schedule.structure import structure

@@ -14,10 +14,11 @@ import numpy as np
 from chainrule.backends.native.arena import address, allocate
 from chainrule.backends.native.build import Code
 from chainrule.backends.native.cache import compiled
-from chainrule.backends.native.emit import INDEX, POINTER, Function, Module
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.sharing import SHARE, THREADS, runtime, team_bytes
 from chainrule.backends.native.step import flushing_denormals
 from chainrule.backends.native.target import host
+from chainrule.backends.native.values import INDEX, POINTER
 from chainrule.errors import ChainruleError
 from chainrule.graph import Array
 from chainrule.schedule.memory import Region

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from chainrule.backends.native.emit import (
-    INDEX,
-    SCALARS,
-    Emitted,
-    Function,
-    Index,
-    Module,
-    Value,
-    constant,
-    lanes_of,
-    mangled,
-    vector,
-)
+from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.target import Target
+from chainrule.backends.native.values import INDEX, SCALARS, Index, Value, constant, lanes_of, mangled, vector
 from chainrule.backends.native.walking import count_units, each_stretch, merged, units_of, views_of
 from chainrule.primitives.random import PARITY, ROTATIONS
 from chainrule.schedule.kernels import Special, Strides

@@ -20,10 +20,11 @@ import numpy as np
 from chainrule.backends.native.arena import address
 from chainrule.backends.native.calling import Frame, array_at
 from chainrule.backends.native.elements import transposed
-from chainrule.backends.native.emit import INDEX, POINTER, SCALARS, Function, Index, Module, Value, vector
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.engine import EMITTERS, Program
 from chainrule.backends.native.step import Emitter, Step, flushing_denormals
 from chainrule.backends.native.target import Target
+from chainrule.backends.native.values import INDEX, POINTER, SCALARS, Index, Value, vector
 from chainrule.graph import Array, Graph
 from chainrule.schedule.kernels import View
 from chainrule.schedule.lower import schedule

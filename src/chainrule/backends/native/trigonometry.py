@@ -6,7 +6,7 @@ Angles are reduced to ±π/4 in float64, for float32 too: then no digit of the r
 from __future__ import annotations
 
 from chainrule.backends.native import coefficients as table
-from chainrule.backends.native.emit import INDEX, POINTER, Function, Index, Module, Value, constant, scalar_of
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.lanes import (
     FLOAT64,
     SIGNED,
@@ -20,6 +20,7 @@ from chainrule.backends.native.lanes import (
     select,
     sqrt,
 )
+from chainrule.backends.native.values import INDEX, POINTER, Index, Value, constant, scalar_of
 
 FAR = 2.0**20
 """Up to here a quarter turn in short pieces, times how many there are, is exact."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from chainrule.backends.native.emit import Function, Index, Value
+from chainrule.backends.native.emit import Function
+from chainrule.backends.native.values import Index, Value
 from chainrule.schedule.kernels import Strides
 from chainrule.types import Shape
 
