@@ -33,6 +33,7 @@ from chainrule.passes.products import (
     pad_before_convolving,
     spell_out_logsumexp,
 )
+from chainrule.passes.scans import drop_unused_results, simplify_inside
 from chainrule.passes.selection import select_instead_of_gather
 
 Pass = Callable[[Graph], Graph]
@@ -56,8 +57,15 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
+def simplify_loop_bodies(graph: Graph) -> Graph:
+    """`graph` with the graphs inside of its scans in the form that kernels are made of."""
+    return simplify_inside(graph, simplify_for_kernels)
+
+
 KERNEL_PASSES: tuple[Pass, ...] = (
     inline_calls,
+    simplify_loop_bodies,
+    drop_unused_results,
     select_instead_of_gather,
     pad_before_convolving,
     multiply_single_products,

@@ -24,6 +24,7 @@ from chainrule.schedule.views import (
     base_of,
     is_view,
 )
+from chainrule.types import Type
 
 UPDATED = 4
 """Arrays as large as a weight that its update touches: itself, its gradient and, in Adam, two moments."""
@@ -91,7 +92,8 @@ class Grouping:
             self._contract(node)
         else:
             self._settle_operands(node)
-            self._new("single", list(node.shape), node, tuple((k,) for k in range(node.ndim)))
+            shape = node.shape if isinstance(node.type, Type) else ()  # a loop has several outputs
+            self._new("single", shape, node, tuple((k,) for k in range(len(shape))))
 
     def _visit_elementwise(self, node: Node) -> None:
         """Join a group or wait. What waits on purpose:
@@ -322,13 +324,14 @@ def users_of(graph: Graph) -> dict[Node, set[Node]]:
 
 
 def _inputs_first(graph: Graph) -> tuple[list[Node], set[Node]]:
-    """The nodes in order, but what needs no contraction comes first: step counts, learning rates, masks.
+    """The nodes in order, but what needs no contraction or loop comes first: step counts, masks.
 
     And the set of the others.
     """
     late: set[Node] = set()
     for node in graph.nodes:
-        if contraction_of(node) is not None or any(each in late for each in node.operands):
+        late_itself = contraction_of(node) is not None or not isinstance(node.type, Type)
+        if late_itself or any(each in late for each in node.operands):
             late.add(node)
     early = [node for node in graph.nodes if node not in late]
     return early + [node for node in graph.nodes if node in late], late

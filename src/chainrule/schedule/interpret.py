@@ -24,12 +24,15 @@ from chainrule.schedule.kernels import (
     Expression,
     Kernel,
     Loops,
+    Repeat,
     Schedule,
     Special,
     Statement,
     View,
+    Work,
     expressions,
     loads,
+    own_buffers,
 )
 from chainrule.types import Shape
 
@@ -62,13 +65,16 @@ def interpret(schedule: Schedule, inputs: Sequence[Any]) -> list[Array]:
     return [memory[view.buffer][elements(view, view.shape)] for view in schedule.outputs]
 
 
-def run_kernel(kernel: Kernel, memory: Memory) -> None:
+def run_kernel(kernel: Work, memory: Memory) -> None:
     """Run one kernel on the flat arrays of its buffers.
 
     Raises `GraphError`, which names the kernel, where it breaks the rules of `kernels`: an access that leaves
     its buffer, an element that is stored twice or read after it was stored, a dtype that is not the one said.
     An index beyond the end is a `BoundsError`, as on every backend.
     """
+    if isinstance(kernel, Repeat):
+        _repeat(kernel, memory)
+        return
     try:
         with np.errstate(all="ignore"):
             if isinstance(kernel, Special):
@@ -114,6 +120,23 @@ def elements(place: Access | View, extents: Shape) -> Array:
 
 
 # -- kernels -------------------------------------------------------------------------------------------------
+def _repeat(loop: Repeat, memory: Memory) -> None:
+    """The kernels of a loop, with windows that move; what is theirs is forgotten after each iteration."""
+    for t in range(loop.count):
+        shown = dict(memory)
+        for window in loop.windows:
+            start = window.offset + t % window.period * window.step
+            source = memory[window.source]
+            if not 0 <= start <= source.size:
+                raise GraphError(f"{window.buffer.name} begins at {start} of {source.size} in iteration {t}")
+            shown[window.buffer] = source[start : start + window.buffer.size]
+        for buffer in own_buffers(loop):
+            if buffer.role == "temporary":
+                memory[buffer][:] = poison(buffer.dtype)
+        for kernel in loop.kernels:
+            run_kernel(kernel, shown)
+
+
 def _special(kernel: Special, memory: Memory) -> None:
     record = REGISTRY[kernel.record]
     assert isinstance(record, Primitive)

@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from chainrule.control import ITEM_OF
 from chainrule.graph import Graph, Node
+from chainrule.loops import SCAN
 from chainrule.schedule.views import base_of, is_view
 
 REDUCTIONS = frozenset(("sum", "max", "min", "any", "all"))
@@ -83,14 +85,14 @@ def _is_backward(node: Node) -> bool:
 def _in_memory(graph: Graph, users: dict[Node, set[Node]]) -> set[Node]:
     """What is in memory whether the backward pass needs it or not.
 
-    Inputs and outputs, what products and their like read, and what a reduction reads of a product: no kernel
-    reduces what it multiplies.
+    Inputs and outputs, what loops keep, what products and their like read, and what a reduction reads of a
+    product: no kernel reduces what it multiplies.
     """
     outputs = {base_of(node) for node in graph.outputs}
     found: set[Node] = set()
     multiplied: set[Node] = set()  # computed where a product is, with nothing stored in between
     for node in graph.nodes:
-        if node.primitive is None or node.name == "iota":
+        if node.primitive in (None, SCAN, ITEM_OF) or node.name == "iota":
             found.add(node)
         elif not is_view(node):
             fresh = not node.primitive.elementwise and node.name not in REDUCTIONS
@@ -112,7 +114,7 @@ def _is_fused(node: Node) -> bool:
 
 
 def _bytes(node: Node) -> int:
-    return 0 if is_view(node) else int(node.size * node.dtype.itemsize)
+    return 0 if is_view(node) else sum(each.size * each.dtype.itemsize for each in node.types)
 
 
 def _work(node: Node) -> int:

@@ -3,7 +3,7 @@
 A kernel is a loop nest over elements whose accesses are affine: point (i, j, …) of the loop reads or writes
 element ``offset + Σ position × stride`` of a buffer. Two kinds do nearly all work: `Contraction`, a sum of
 products with whatever happens to each sum afterwards, and `Loops`, elementwise work and reductions that share
-their rows. What is neither (gather, scatter, sorting) is a `Special`.
+their rows. What is neither (gather, scatter, sorting) is a `Special`. A `Repeat` runs kernels many times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Buffer:
     """An array in memory; shape and strides are in elements.
 
     role   "input" and "output" are given by the caller, "constant" has a `value`, "temporary" lives in the
-           arena, and so does "state", which keeps its value from run to run
+           arena, and so does "state", which keeps its value from run to run; a "window" is a part of another
+           buffer, as the kernels of a `Repeat` see it
     home   the buffer in whose memory this one lies: the new value of a state that takes the place of the old
     slack  whole vectors may be read beyond the end of every row and of the array: the memory is ours. False
            for arrays of the caller, which may end at the edge of a page
@@ -170,24 +171,98 @@ Kernel = Loops | Contraction | Special
 
 
 @dataclass(frozen=True, eq=False)
+class Window:
+    """A part of a buffer that moves with the iterations of a `Repeat`.
+
+    In iteration t, `buffer` begins at element ``offset + t % period × step`` of `source`, which may itself be
+    a window of a loop around this one.
+    """
+
+    buffer: Buffer
+    source: Buffer
+    offset: int
+    step: int
+    period: int
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """Kernels that run in order, `count` times (1 at least), and see other parts of memory through windows.
+
+    What they write besides windows is their own: temporaries whose value nobody needs in the next iteration,
+    or behind the loop.
+    """
+
+    count: int
+    kernels: tuple[Work, ...]
+    windows: tuple[Window, ...]
+    nodes: tuple[Node, ...] = ()
+
+
+Work = Kernel | Repeat
+
+
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """Kernels in the order in which they run; where the caller's inputs and outputs lie."""
 
     inputs: tuple[View, ...]
     outputs: tuple[View, ...]
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[Work, ...]
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
-        """Every buffer, once, in the order of first use."""
+        """Every buffer that has memory, once, in the order of first use."""
         found: dict[Buffer, None] = {view.buffer: None for view in self.inputs}
-        for kernel in self.kernels:
+        for kernel in self.innermost:
             found.update({place.buffer: None for place in places(kernel)})
+        found.update({window.source: None for window in self.windows})
         found.update({view.buffer: None for view in self.outputs})
-        return tuple(found)
+        return tuple(each for each in found if each.role != "window")
+
+    @property
+    def innermost(self) -> tuple[Kernel, ...]:
+        """The kernels, and those inside of loops in the place of the loop."""
+        return tuple(each for each in walked(self.kernels) if not isinstance(each, Repeat))
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows of all loops."""
+        loops = [each for each in walked(self.kernels) if isinstance(each, Repeat)]
+        return tuple(window for each in loops for window in each.windows)
 
 
 # -- walking -------------------------------------------------------------------------------------------------
+def walked(kernels: Iterable[Work]) -> Iterator[Work]:
+    """Every kernel, a loop before what is inside of it."""
+    for each in kernels:
+        yield each
+        if isinstance(each, Repeat):
+            yield from walked(each.kernels)
+
+
+def read_and_written(kernel: Work) -> tuple[set[Buffer], set[Buffer]]:
+    """The buffers that a kernel reads and those that it writes; of a loop, as they are seen from outside."""
+    if isinstance(kernel, Special):
+        return {view.buffer for view in kernel.operands}, {kernel.target.buffer}
+    if not isinstance(kernel, Repeat):
+        return {access.buffer for access in loads(kernel)}, {access.buffer for access in targets(kernel)}
+    read, written = _inside(kernel)
+    source = {window.buffer: window.source for window in kernel.windows}
+    own = written - source.keys()
+    return {source.get(each, each) for each in read - own}, {source[each] for each in written - own}
+
+
+def own_buffers(loop: Repeat) -> set[Buffer]:
+    """What the kernels inside of a loop write besides its windows."""
+    return _inside(loop)[1] - {window.buffer for window in loop.windows}
+
+
+def _inside(loop: Repeat) -> tuple[set[Buffer], set[Buffer]]:
+    pairs = [read_and_written(each) for each in loop.kernels]
+    return set().union(*(read for read, _ in pairs)), set().union(*(written for _, written in pairs))
+
+
 def expressions(roots: Iterable[Expression]) -> Iterator[Expression]:
     """Every expression that `roots` are made of, once, arguments first; results are not entered."""
     seen: set[Expression] = set()

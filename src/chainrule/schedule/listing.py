@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from chainrule.graph import Node
@@ -12,11 +12,14 @@ from chainrule.schedule.kernels import (
     Buffer,
     Contraction,
     Kernel,
+    Repeat,
     Schedule,
     Special,
     Statement,
+    Work,
     expressions,
     places,
+    walked,
 )
 from chainrule.schedule.structure import structure
 
@@ -35,8 +38,8 @@ class Cost(NamedTuple):
     bytes: int
 
 
-def cost(kernel: Kernel) -> Cost:
-    """What one run of a kernel costs.
+def cost(kernel: Work) -> Cost:
+    """What one run of a kernel costs, of a loop all its iterations.
 
     >>> import numpy as np
     >>> from chainrule.schedule.kernels import Access, Buffer, Contraction, Expression, Statement
@@ -45,6 +48,9 @@ def cost(kernel: Kernel) -> Cost:
     >>> cost(Contraction((8, 8, 8), 2, 1, Access(a, 0, (8, 0, 1)), Access(b, 0, (0, 1, 8)), (total,)))
     Cost(flops=1024, bytes=768)
     """
+    if isinstance(kernel, Repeat):
+        costs = [cost(each) for each in kernel.kernels]
+        return Cost(*(kernel.count * sum(each[k] for each in costs) for k in range(2)))
     touched = 0
     for place in {(id(each.buffer), each.offset, each.strides): each for each in places(kernel)}.values():
         extents = kernel.extents if isinstance(place, Access) and not isinstance(kernel, Special) else ()
@@ -74,16 +80,26 @@ def _operations(statements: Sequence[Statement]) -> int:
 
 # -- the table -----------------------------------------------------------------------------------------------
 def table(schedule: Schedule, numbers: Sequence[int], name: Callable[[int], str]) -> str:
-    """A line per kernel. `numbers` and `name`: its function's number, and what that is called."""
+    """A line per kernel; those inside of a loop are indented, and told as they run once.
+
+    `numbers` and `name`: the number of the function of each of the innermost, and what that is called.
+    """
     head = ("kernel", "function", "extents", "flops", "bytes", "computes", "for")
     rows = [head]
-    for place, (kernel, number) in enumerate(zip(schedule.kernels, numbers, strict=True)):
-        flops, touched = cost(kernel)
-        extents = kernel.target.shape if isinstance(kernel, Special) else kernel.extents
-        size = "×".join(map(str, extents)) or "1"
-        rows.append(
-            (str(place), name(number), size, f"{flops:,}", f"{touched:,}", made_of(kernel), made_for(kernel))
-        )
+    places_ = iter(enumerate(numbers))
+
+    def add(kernels: Iterable[Work], indent: str) -> None:
+        for kernel in kernels:
+            place, called = "", f"{indent}repeat"
+            if not isinstance(kernel, Repeat):
+                position, number = next(places_)
+                place, called = str(position), indent + name(number)
+            flops, touched = (f"{each:,}" for each in cost(kernel))
+            rows.append((place, called, _size(kernel), flops, touched, made_of(kernel), made_for(kernel)))
+            if isinstance(kernel, Repeat):
+                add(kernel.kernels, indent + "  ")
+
+    add(schedule.kernels, "")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = {0, 3, 4}
     lines = [
@@ -96,7 +112,14 @@ def table(schedule: Schedule, numbers: Sequence[int], name: Callable[[int], str]
     return "\n".join(lines) + "\n"
 
 
-def made_of(kernel: Kernel) -> str:
+def _size(kernel: Work) -> str:
+    if isinstance(kernel, Repeat):
+        return f"{kernel.count} times"
+    extents = kernel.target.shape if isinstance(kernel, Special) else kernel.extents
+    return "×".join(map(str, extents)) or "1"
+
+
+def made_of(kernel: Work) -> str:
     """The operations of the graph that a kernel computes."""
     counts: dict[str, int] = {}
     for node in kernel.nodes:
@@ -105,7 +128,7 @@ def made_of(kernel: Kernel) -> str:
     return ", ".join(names[:_NAMES]) + (", …" if len(names) > _NAMES else "")
 
 
-def made_for(kernel: Kernel) -> str:
+def made_for(kernel: Work) -> str:
     """Why a kernel exists: the roles, layers and lines of its nodes."""
     columns = zip(*map(_told, kernel.nodes), strict=True)
     parts = [", ".join(dict.fromkeys(each for each in column if each)) for column in columns]
@@ -124,15 +147,26 @@ def nests(schedule: Schedule, numbers: Sequence[int], name: Callable[[int], str]
     runs: dict[int, list[int]] = {}
     for place, number in enumerate(numbers):
         runs.setdefault(number, []).append(place)
-    return "\n".join(_nest(schedule, name(number), kernels) for number, kernels in runs.items())
+    told = [_nest(schedule, name(number), kernels) for number, kernels in runs.items()]
+    return "\n".join(told + [_moves(each) for each in walked(schedule.kernels) if isinstance(each, Repeat)])
 
 
 def _nest(schedule: Schedule, name: str, kernels: Sequence[int]) -> str:
-    lines = [f"{name}: {structure(schedule.kernels[kernels[0]])}"]
+    innermost = schedule.innermost
+    lines = [f"{name}: {structure(innermost[kernels[0]])}"]
     for place in kernels:
-        listed = places(schedule.kernels[place])
+        listed = places(innermost[place])
         given = ", ".join(f"p{k}={_named(each.buffer, each.offset)}" for k, each in enumerate(listed))
         lines.append(f"  kernel {place}: {given}")
+    return "\n".join(lines) + "\n"
+
+
+def _moves(loop: Repeat) -> str:
+    lines = [f"repeat {loop.count} times"]
+    for window in loop.windows:
+        turn = "t" if window.period >= loop.count else f"(t mod {window.period})"
+        start = _named(window.source, window.offset)
+        lines.append(f"  {window.buffer.name} = {start} {window.step:+}·{turn}")
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chainrule.control import ITEM_OF
 from chainrule.graph import Graph, Node, describe
+from chainrule.loops import SCAN
 from chainrule.nest import Nest, Read, itself, multiplied, nest_of
 from chainrule.schedule.choices import lane_of, rows_of, vector_axis
 from chainrule.schedule.groups import Grouping, contraction_of
@@ -21,18 +23,21 @@ from chainrule.schedule.kernels import (
     Buffer,
     Contraction,
     Expression,
-    Kernel,
     Loops,
+    Repeat,
     Schedule,
     Special,
     Statement,
     Unsupported,
     View,
+    Work,
+    read_and_written,
 )
 from chainrule.schedule.layouts import Layouts
-from chainrule.schedule.looking import accesses_of, reads_of, stage_of, written_by
+from chainrule.schedule.looking import accesses_of, stage_of
 from chainrule.schedule.moves import copy, fill, part_of, total
 from chainrule.schedule.products import affine, as_loops, positions
+from chainrule.schedule.scans import lower_scan
 from chainrule.schedule.statements import Builder
 from chainrule.schedule.views import (
     ALIASES,
@@ -43,7 +48,6 @@ from chainrule.schedule.views import (
     span,
     strides_along,
 )
-from chainrule.types import Type
 
 SPECIAL = frozenset(
     (
@@ -70,27 +74,47 @@ class _Lowering:
         self.graph, self.owned, self.state = graph, owned, state
         self.grouping = Grouping(graph, owned)
         self.layouts = Layouts(graph)
-        self.kernels: list[Kernel] = []
+        self.kernels: list[Work] = []
         self.stored: dict[Node, View] = {}
         self._looked_at = 0
         self._first_writer: dict[Buffer, int] = {}
         self._last_reader: dict[Buffer, int] = {}
         self._views: dict[Node, View] = {}
         self._copies: dict[Node, View] = {}
+        self._of_scans: dict[Node, dict[int, View]] = {}
         self._outputs = {base_of(node) for node in graph.outputs}
-        self._handed_over = set() if owned else {n for node in graph.outputs if (n := _itself(node))}
+        self._handed_over: set[Node] = set()
 
     def schedule(self) -> Schedule:
+        if not self.owned:
+            self._handed_over = {n for node in self.graph.outputs if (n := _itself(node))}
         inputs = tuple(self._input(node, k) for k, node in enumerate(self.graph.inputs))
+        self._lower_groups()
+        return Schedule(inputs, self._in_their_places(), tuple(self.kernels))
+
+    def body(self, inputs: Sequence[View], targets: Sequence[View]) -> Sequence[Work]:
+        """The kernels of a loop's body: where its inputs lie, and where its outputs have to be put."""
+        self.stored.update(zip(self.graph.inputs, inputs, strict=True))
+        for node, target in zip(self.graph.outputs, targets, strict=True):
+            made = _itself(node)
+            if made is not None and made.primitive is not ITEM_OF:
+                self.stored.setdefault(made, target)
+        self._lower_groups()
+        for node, target in zip(self.graph.outputs, targets, strict=True):
+            view = self.view(node)
+            if view is not target:
+                self.kernels.append(copy(view, target, (node,)))
+        return self.kernels
+
+    def _lower_groups(self) -> None:
         read = self.grouping.read_elsewhere()
         for group in self.grouping.groups:
             for node in group.members:
-                if self.grouping.home.get(node) is group and (node in read or node in self._outputs):
+                here = self.grouping.home.get(node) is group and node not in self.stored
+                if here and node.primitive not in (SCAN, ITEM_OF) and (node in read or node in self._outputs):
                     self._give_buffer(node)
         for group in self.grouping.groups:
             self._lower(group)
-        outputs = tuple(self._output(node, k) for k, node in enumerate(self.graph.outputs))
-        return Schedule(inputs, outputs, tuple(self.kernels))
 
     # -- memory --------------------------------------------------------------------------------------------
     def _input(self, node: Node, number: int) -> View:
@@ -158,17 +182,24 @@ class _Lowering:
             self._copies[node] = target
         return self._copies[node]
 
-    def _output(self, node: Node, number: int) -> View:
-        view = self.view(node)
-        if number in self.state:
-            return self._into_state(view, self.stored[self.graph.inputs[self.state[number]]], node)
-        return view
+    def _in_their_places(self) -> tuple[View, ...]:
+        """Where the outputs lie: new values of states in the memory of the old ones."""
+        homes = {number: self.stored[self.graph.inputs[of]] for number, of in self.state.items()}
+        views = [self.view(node) for node in self.graph.outputs]
+        replaced = {home.buffer for number, home in homes.items() if views[number] is not home}
+        for number, node in enumerate(self.graph.outputs):
+            if views[number].buffer in replaced and views[number] is not homes.get(number):
+                views[number] = self._copied(node, views[number])  # before that state changes
+        for number, home in homes.items():
+            views[number] = self._into_state(views[number], home, self.graph.outputs[number])
+        return tuple(views)
 
     def _into_state(self, view: View, home: View, node: Node) -> View:
         """The new value of a state in the memory of the old one."""
-        if view.buffer is home.buffer:
+        if view is home:
             return home
         same = view.strides == home.strides and view.offset == 0 and view.buffer.role == "temporary"
+        same = same and view.buffer.shape == home.buffer.shape
         if same and view.buffer.home is None and self._nobody_reads_after(view.buffer, home.buffer):
             view.buffer.home = home.buffer
         else:
@@ -182,9 +213,9 @@ class _Lowering:
         kernel = self.kernels[writer]
         if self._last_reader.get(old, -1) > writer or old.home is not None:
             return False
-        if old not in reads_of(kernel):
+        if old not in read_and_written(kernel)[0]:
             return True
-        if isinstance(kernel, Special) or (
+        if isinstance(kernel, Special | Repeat) or (
             isinstance(kernel, Contraction) and old in (kernel.left.buffer, kernel.right.buffer)
         ):
             return False
@@ -201,9 +232,9 @@ class _Lowering:
     def _look_at_kernels(self) -> None:
         """Take note of who reads and writes what, in the kernels that were added since the last time."""
         for number in range(self._looked_at, len(self.kernels)):
-            kernel = self.kernels[number]
-            self._last_reader.update(dict.fromkeys(reads_of(kernel), number))
-            for buffer in written_by(kernel):
+            read, written = read_and_written(self.kernels[number])
+            self._last_reader.update(dict.fromkeys(read, number))
+            for buffer in written:
                 self._first_writer.setdefault(buffer, number)
         self._looked_at = len(self.kernels)
 
@@ -266,6 +297,12 @@ class _Lowering:
 
     def _single(self, node: Node) -> None:
         assert node.primitive is not None
+        if node.primitive is SCAN:
+            self._scan(node)
+            return
+        if node.primitive is ITEM_OF:
+            self.stored[node] = self._of_scans[node.operands[0]][node.attributes["index"]]
+            return
         target = self.stored.get(node)
         if target is None:
             return
@@ -289,6 +326,16 @@ class _Lowering:
             self.kernels.append(copy(self.view(node.operands[0]), inside, (node,)))
         else:
             self._nest(node, target)
+
+    def _scan(self, node: Node) -> None:
+        items = [each for each in self.graph.nodes if each.primitive is ITEM_OF and each.operands[0] is node]
+        asked = {each.attributes["index"]: self.layouts.of(each) for each in items}
+        operands = [self.view(each) for each in node.operands]
+        kernels, self._of_scans[node] = lower_scan(node, operands, asked, self._body)
+        self.kernels += kernels
+
+    def _body(self, graph: Graph, inputs: Sequence[View], targets: Sequence[View]) -> Sequence[Work]:
+        return _Lowering(graph, self.owned, {}).body(inputs, targets)
 
     def _nest(self, node: Node, target: View) -> None:
         """Any other nest: products of what is read, combined."""
@@ -315,10 +362,9 @@ def _itself(node: Node) -> Node | None:
 def _check(graph: Graph) -> None:
     """Raise for a node that has no kernel."""
     for node in graph.nodes:
-        if node.primitive is None:
+        if node.primitive in (None, SCAN, ITEM_OF):
             continue
-        if not isinstance(node.type, Type):
-            raise Unsupported(f"the native backend has no kernel for {describe(node)}")
+        assert node.primitive is not None
         known = node.primitive.elementwise or node.primitive.nest is not None or node.name in SPECIAL
         if not known:
             raise Unsupported(f"the native backend has no kernel for {describe(node)}")

@@ -2,7 +2,8 @@
 
 A kernel finds a buffer by its `Place`: a slot of the table of base pointers that the native code is given,
 and bytes behind that pointer. The first slots are the arena, the constants, the scratch memory and the team
-of threads; one slot for every array of the caller follows.
+of threads; one slot for every array of the caller follows, and one for every window of a loop, whose pointer
+the native code itself changes from iteration to iteration.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from chainrule.schedule.kernels import Buffer, Schedule, places
+from chainrule.schedule.kernels import Buffer, Repeat, Schedule, Work, read_and_written
 
 ARENA, CONSTANTS, SCRATCH, TEAM, GIVEN = range(5)
 """Slots of the table of base pointers. The caller's arrays begin at GIVEN."""
@@ -53,10 +54,12 @@ class Plan:
     """The place of every buffer.
 
     given  the buffers of the caller's arrays, in the order of their slots
+    slots  how many there are in the table
     """
 
     places: dict[Buffer, Place]
     given: tuple[Buffer, ...]
+    slots: int
     arena: Region
     constants: Region
 
@@ -80,7 +83,11 @@ def plan(schedule: Schedule, guarded: bool = False) -> Plan:
     blocks, block = _isolated(constants) if guarded else _side_by_side(constants)
     found.update({each: Place(CONSTANTS, offset) for each, offset in blocks.items()})
     found.update({each: found[_home(each)] for each in buffers if each.home is not None})
-    return Plan(found, tuple(given), arena, block)
+    slots = GIVEN + len(given)
+    for window in schedule.windows:
+        found[window.buffer] = Place(slots, 0)
+        slots += 1
+    return Plan(found, tuple(given), slots, arena, block)
 
 
 def is_given(buffer: Buffer) -> bool:
@@ -103,7 +110,7 @@ def guarded_block(size: int) -> Region:
 # -- sharing by lifetime -------------------------------------------------------------------------------------
 def _shared(schedule: Schedule, buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]:
     first, last = _lifetimes(schedule)
-    births: list[list[Buffer]] = [[] for _ in range(len(schedule.kernels) + 2)]
+    births: list[list[Buffer]] = [[] for _ in range(len(schedule.innermost) + 2)]
     deaths: list[list[Buffer]] = [[] for _ in births]
     for each in buffers:
         births[first[each]].append(each)
@@ -118,15 +125,23 @@ def _shared(schedule: Schedule, buffers: Iterable[Buffer]) -> tuple[dict[Buffer,
 
 
 def _lifetimes(schedule: Schedule) -> tuple[dict[Buffer, int], dict[Buffer, int]]:
-    """When each buffer is first and last touched: 0 before the first kernel, kernels from 1 on."""
-    end = len(schedule.kernels) + 1
+    """When each buffer is first and last touched: 0 before the first kernel, kernels from 1 on.
+
+    What a loop touches outside of itself it touches from its first kernel to its last.
+    """
     first: dict[Buffer, int] = {_home(view.buffer): 0 for view in schedule.inputs}
     last = dict(first)
-    for time, kernel in enumerate(schedule.kernels, 1):
-        for place in places(kernel):
-            buffer = _home(place.buffer)
-            first.setdefault(buffer, time)
-            last[buffer] = time
+
+    def touch(kernels: Iterable[Work], time: int) -> int:
+        for kernel in kernels:
+            begin = time + 1
+            time = touch(kernel.kernels, time) if isinstance(kernel, Repeat) else begin
+            for buffer in map(_home, set().union(*read_and_written(kernel))):
+                first[buffer] = min(begin, first.get(buffer, begin))
+                last[buffer] = time
+        return time
+
+    end = touch(schedule.kernels, 0) + 1
     for view in schedule.outputs:
         first.setdefault(_home(view.buffer), 0)
         last[_home(view.buffer)] = end

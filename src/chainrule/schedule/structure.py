@@ -84,7 +84,7 @@ def _places(listed: Sequence[Access | View]) -> list[str]:
         of, base = first.setdefault(id(buffer), (len(first), place.offset))
         further = f"{place.offset - base:+}" if place.offset != base else ""
         shape = f" {place.shape}" if isinstance(place, View) else ""
-        ours = buffer.role not in ("input", "output")
+        ours = buffer.role not in ("input", "output", "window")
         marks = [" aligned"] if ours and place.offset == 0 else []
         marks += [" slack"] if buffer.slack else []
         marks += [" overrun"] if isinstance(place, Access) and place.overrun else []

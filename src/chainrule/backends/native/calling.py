@@ -19,12 +19,12 @@ class Frame:
     """What one call at a time works on.
 
     memory  the array behind each slot of the table (see `schedule.memory`); None for the caller's, between
-            calls
+            calls, and for a window's
     table   the address of the table of base pointers
     """
 
     def __init__(self, plan: Plan, constants: Array, scratch: Region) -> None:
-        self._pointers = (ctypes.c_void_p * (GIVEN + len(plan.given)))()
+        self._pointers = (ctypes.c_void_p * plan.slots)()
         self.table = ctypes.addressof(self._pointers)
         self.memory: list[Any] = [None] * len(self._pointers)
         self.set(ARENA, allocate(plan.arena))

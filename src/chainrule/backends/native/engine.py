@@ -163,7 +163,7 @@ class Program:
         if failure:
             numbers = self.functions.numbers
             named = {number for number in numbers if failure_number(self.functions.name(number)) == failure}
-            found = zip(self.schedule.kernels, numbers, strict=True)
+            found = zip(self.schedule.innermost, numbers, strict=True)
             raise bounds_error([k for k, n in found if n in named and isinstance(k, Special)])
 
     # -- showing ---------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
     void step(ptr table)    every kernel once, in order; `table` holds the base pointers of `schedule.memory`
     void run(ptr table)     the same for callers from outside: denormal numbers count as zero meanwhile
 
-Equal kernels share a function (see `schedule.structure`), so twenty equal layers make three.
+Equal kernels share a function (see `schedule.structure`), so twenty equal layers make three. A `Repeat` is a
+loop in `step` around the calls of what is inside; in every iteration it moves the pointers of its windows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Functions:
 
     texts    their structures; function k is called ``{kind}_{k}``
     kernels  one kernel of each structure
-    numbers  for every kernel of the schedule, the number of its function
+    numbers  for every innermost kernel of the schedule, the number of its function
     """
 
     texts: tuple[str, ...]
@@ -53,7 +54,7 @@ def distinct(schedule: Schedule) -> Functions:
     """Kernels with the same structure together."""
     found: dict[str, int] = {}
     kernels, numbers = [], []
-    for kernel in schedule.kernels:
+    for kernel in schedule.innermost:
         text = structure(kernel)
         if text not in found:
             found[text] = len(found)
@@ -87,7 +88,7 @@ def emit_step(
         for number, kernel in enumerate(functions.kernels)
     )
     made = Step(module, functions, emitted)
-    _emit_calls(made, schedule, plan, threads)
+    _Steps(made, schedule, plan, threads)
     run = Function(module, "run", [("table", POINTER)], internal=False)
     flushing_denormals(run, target, lambda: run.call("step", "void", run.arguments))
     run.give_back()
@@ -96,10 +97,20 @@ def emit_step(
 
 def calls_text(schedule: Schedule, functions: Functions, plan: Plan, threads: int = 1) -> str:
     """Everything the step's code depends on besides its target and its emitters, as text."""
-    calls = []
-    for kernel, number in zip(schedule.kernels, functions.numbers, strict=True):
+    numbers = iter(functions.numbers)
+
+    def told(kernel: Work) -> str:
+        if isinstance(kernel, Repeat):
+            moves = [
+                (*plan.places[each.buffer], *plan.places[each.source], each.offset, each.step, each.period)
+                for each in kernel.windows
+            ]
+            inside = "\n".join(map(told, kernel.kernels))
+            return f"{kernel.count} times {moves}\n{inside}\nend"
         given = [(*plan.places[place.buffer], place.offset) for place in places(kernel)]
-        calls.append(f"{number} {given}")
+        return f"{next(numbers)} {given}"
+
+    calls = map(told, schedule.kernels)
     return "\n".join([f"{threads} threads, pieces of {GRAIN}", *functions.texts, *calls])
 
 
@@ -123,22 +134,55 @@ def pieces(kernel: Kernel, units: int, threads: int) -> int:
     return 1
 
 
-def _emit_calls(made: Step, schedule: Schedule, plan: Plan, threads: int) -> None:
-    step = Function(made.module, "step", [("table", POINTER)])
-    (table,) = step.arguments
-    calls = [
-        _Call(made, kernel, number, plan)
-        for kernel, number in zip(schedule.kernels, made.functions.numbers, strict=True)
-    ]
-    bases: dict[int, Value] = {}
-    for place, call in enumerate(calls):
-        cut = pieces(call.kernel, call.units, threads) if threads > 1 else 1
+class _Steps:
+    """The function `step`, while it is written."""
+
+    def __init__(self, made: Step, schedule: Schedule, plan: Plan, threads: int) -> None:
+        self._made, self._plan, self._threads = made, plan, threads
+        self._numbers = enumerate(made.functions.numbers)
+        self._function = Function(made.module, "step", [("table", POINTER)])
+        (self._table,) = self._function.arguments
+        self._run(schedule.kernels, {})
+        self._function.give_back()
+
+    def _run(self, kernels: Sequence[Work], bases: dict[int, Value]) -> None:
+        """Code for kernels in order; `bases` are the pointers of the table that are at hand."""
+        for kernel in kernels:
+            if isinstance(kernel, Repeat):
+                self._repeat(kernel, bases)
+            else:
+                self._call(kernel, bases)
+
+    def _repeat(self, loop: Repeat, bases: Mapping[int, Value]) -> None:
+        def iteration(t: Index, _: list[Value]) -> None:
+            inside = dict(bases)
+            for window in loop.windows:
+                turn = t if window.period >= loop.count else self._function.divide(t, window.period)[1]
+                self._move(window, turn, inside)
+            self._run(loop.kernels, inside)
+
+        self._function.loop(0, loop.count, 1, [], iteration)
+
+    def _move(self, window: Window, turn: Index, bases: dict[int, Value]) -> None:
+        """Let a window show its place in this turn; its slot tells the other threads."""
+        step, itemsize = self._function, window.buffer.dtype.itemsize
+        slot, offset = self._plan.places[window.source]
+        source = step.at(_base(step, self._table, bases, slot), offset + window.offset * itemsize, "i8")
+        shown = step.at(source, step.mul(turn, window.step * itemsize), "i8")
+        own = self._plan.places[window.buffer].slot
+        step.store(shown, step.at(self._table, own, POINTER))
+        bases[own] = shown
+
+    def _call(self, kernel: Kernel, bases: dict[int, Value]) -> None:
+        place, number = next(self._numbers)
+        call = _Call(self._made, kernel, number, self._plan)
+        cut = pieces(kernel, call.units, self._threads) if self._threads > 1 else 1
         if cut == 1:
-            call.emit(step, table, bases, 0, call.units)
+            call.emit(self._function, self._table, bases, 0, call.units)
         else:
-            team = _base(step, table, bases, TEAM)
-            call_share(step, team, call.emit_piece(f"piece_{place}", cut), table, cut // threads)
-    step.give_back()
+            team = _base(self._function, self._table, bases, TEAM)
+            piece = call.emit_piece(f"piece_{place}", cut)
+            call_share(self._function, team, piece, self._table, cut // self._threads)
 
 
 def _base(function: Function, table: Value, known: dict[int, Value], slot: int) -> Value:
