@@ -75,6 +75,10 @@ class Node:
         self.grad_owner: ReferenceType[Any] | None = None
         self.spent = False
 
+    def made_last(self) -> None:
+        """Take the place in the order of nodes that a node made now would have."""
+        self.serial = next(_serial)
+
     @property
     def name(self) -> str:
         """The primitive's name, or what kind of leaf this is."""
@@ -146,10 +150,14 @@ def reachable(outputs: Iterable[Node], stop: Iterable[Node] = ()) -> list[Node]:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A pure program: values for `inputs` in, values of `outputs` out."""
+    """A pure program: values for `inputs` in, values of `outputs` out.
+
+    private  nobody else has the nodes that it computes: the next pass may keep them, and change their reasons
+    """
 
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
+    private: bool = False
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

@@ -81,7 +81,7 @@ KERNEL_PASSES: tuple[Pass, ...] = (
 
 def simplify_for_kernels(graph: Graph) -> Graph:
     """`graph` in the form that kernels are made of."""
-    for each in (*PASSES, *KERNEL_PASSES, *PASSES[:-1]):
+    for each in (*PASSES[:-1], *KERNEL_PASSES, *PASSES[:3]):
         graph = each(graph)
     return graph
 

@@ -13,6 +13,8 @@ def inline_calls(graph: Graph) -> Graph:
     Exact. Comes after common subexpressions were merged: what a checkpoint computes again stays computed
     again, which is how it saves memory.
     """
+    if graph.private and not any(node.primitive in (CALL, ITEM_OF) for node in graph.nodes):
+        return graph
     known: Known = {node: node for node in graph.inputs}
     _spread(graph, known)
     return Graph(graph.inputs, tuple(known[node] for node in graph.outputs))
