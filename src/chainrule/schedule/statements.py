@@ -80,7 +80,7 @@ class Builder:
         return rows != self.group.every and all(axis in rows for along in axes for axis in along)
 
     def _target(self, node: Node, view: View) -> Access:
-        """Where a value is stored. Beyond the end of the lane there is room only if the lane is a whole row."""
+        """Where a value is stored. Beyond the end of its lane there is room if that is a whole row."""
         axes = self.group.axes[node]
         strides = strides_along(self._placed(axes), view, self.extents)
         whole = all(len(along) < 2 for along, stride in zip(axes, view.strides, strict=True) if stride == 1)
