@@ -22,11 +22,11 @@ _POISON = 0xFF
 
 
 def allocate(region: Region) -> Array:
-    """The bytes of a region, not initialised."""
+    """The bytes of a region, all zero: of partial sums, places that nobody writes to are read too."""
     if region.guards:
         return _guarded(region)
     if region.size < 2 * _HUGE or sys.platform == "win32":
-        return _aligned(np.empty(region.size + LINE, np.uint8), LINE, region.size)
+        return _aligned(np.zeros(region.size + LINE, np.uint8), LINE, region.size)
     mapped = _mapped(region.size + _HUGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapped.madvise(mmap.MADV_HUGEPAGE)
