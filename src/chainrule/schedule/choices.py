@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from chainrule.schedule.joining import Group
 from chainrule.schedule.kernels import Access, Statement
 from chainrule.schedule.looking import accesses_of
+from chainrule.schedule.views import ROW
 from chainrule.types import Shape
 
 _FEW = 8
@@ -31,14 +32,17 @@ def lane_of(extents: Shape, rows: int, statements: Sequence[Statement]) -> int:
     """
     inner = math.prod(extents[rows:])
 
-    def merit(axis: int) -> tuple[int, int, int]:
+    def merit(axis: int) -> tuple[float, int, int]:
         near = far = 0
         for statement in statements:
             weight = 1 if statement.per_row else max(inner, 1)
             for access in accesses_of([statement]):
                 near += weight * (access.strides[axis] == 1)
                 far += weight * (access.strides[axis] not in (0, 1))
-        return (near - far if extents[axis] > 1 else -1_000_000_000, extents[axis], axis)
+        if extents[axis] <= 1:
+            return (-math.inf, extents[axis], axis)
+        full = extents[axis] / (-(-extents[axis] // ROW) * ROW)  # of the lanes, how many have work
+        return (near * full - far, extents[axis], axis)
 
     return max(range(len(extents)), key=merit, default=0)
 
