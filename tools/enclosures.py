@@ -1,12 +1,12 @@
 """Where every number of a program may lie, whoever computes it: the bounds random programs are held to.
 
 Interval arithmetic (Moore, 1966) over the traced graph. A backend has some freedom: an elementwise function
-is within its record's ulps of the exact value, a sum is taken in any order (so it is off by at most
-(n - 1) eps / 2 of the sum of magnitudes; Higham, 2002, section 4.2), a * b + c may be rounded once, what is
-below the smallest normal number may become 0. The enclosure of a node holds every value that this freedom
-leaves, so a number outside of it is a fault. Where the freedom reaches over a jump (a comparison of numbers
-that may be equal, the rounding of one near a half) both sides are in the enclosure; where nothing can be said
-it is everything.
+is within its record's ulps of the exact value, and of the smallest normal number; a sum is taken in any order,
+so it is off by at most (n - 1) eps / 2 of the sum of magnitudes (Higham, 2002, section 4.2); factors may leave
+a sum; a * b + c may be rounded once; what is below the smallest normal number may become 0. The enclosure of a
+node holds every value that this freedom leaves, so a number outside of it is a fault. Where the freedom reaches
+over a jump (a comparison of numbers that may be equal, the rounding of one near a half) both sides are in the
+enclosure; where nothing can be said it is everything.
 
 Ends are computed in float64, for programs in float32 and in float64. For the latter the ends are rounded
 themselves, which is why every bound below has room for two roundings where one occurs.
@@ -222,7 +222,8 @@ def _ulps(node: Node, record: Primitive, operands: Sequence[Enclosure], result: 
         for each in operands:
             scale = np.maximum(scale, _magnitude(each))
     facts = np.finfo(result.dtype)
-    error = (record.ulps + 2) * (float(facts.eps) * scale + (scale > 0) * float(facts.smallest_subnormal))
+    least = float(facts.smallest_subnormal if record.name in ROUNDED_ONCE else facts.tiny)
+    error = (record.ulps + 2) * (float(facts.eps) * scale + (scale > 0) * least)
     if record.name in ROUNDED_ONCE:
         exact = result.certain & _short(result.low)
         for each in operands:
@@ -553,6 +554,8 @@ def _summed(node: Node, record: Primitive, operands: Sequence[Enclosure]) -> Enc
     found = Enclosure(np.where(infinite, plain, found.low), np.where(infinite, plain, found.high), node.dtype)
     known = ~uncertain & (terms <= 1)
     found = _forget((infinite & ~known) | (~infinite & (size > float(facts.max))), found)
+    if len(factors) > 1 and not all(np.isfinite(each.low).all() for each in factors):
+        found = _forget(terms == 0, found)  # a factor of no terms at all: 0, or NaN if it was taken out
     beyond = surely & ~known
     low, high = np.where(beyond, np.inf, found.low), np.where(beyond, -np.inf, found.high)
     return Enclosure(low, high, node.dtype)

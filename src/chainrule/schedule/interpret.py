@@ -184,7 +184,8 @@ class _Run:
         points = np.broadcast_to(self._value(statement), self._space(statement))
         if statement.combiner is None:
             return points
-        if not statement.per_row and not set(range(self.rows, len(self.extents))) <= {*statement.over}:
+        inner, over = set(range(self.rows, len(self.extents))), set(statement.over)
+        if over < inner and not statement.per_row:
             raise GraphError(f"{statement.combiner} along {statement.over} leaves out an inner axis")
         combine = _REDUCE[statement.combiner]
         first: Any = combine.identity

@@ -100,8 +100,8 @@ class Statement:
     combiner  "sum", "max", "min", "any", "all": the points along the axes `over` become one; None: each is
               stored
     over      axes that are combined (their stride in `target` is 0). All inner axes and no row axis: then the
-              result belongs to a row, and later statements may use it. Or row axes too: then it is complete
-              when the kernel ends, and no statement uses it
+              result belongs to a row, and later statements may use it. Or some, row axes among them: then it
+              is complete when the kernel ends, and no statement uses it
     per_row   the value belongs to a row: it is computed once for all points of the inner axes, from loads
               with stride 0 along them and results of other statements that belong to the row. A combined
               value that is per_row is combined over row axes only
