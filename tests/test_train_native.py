@@ -14,6 +14,8 @@ import pytest
 import chainrule as cr
 from chainrule import nn, optim
 from chainrule.errors import BoundsError, ShapeError
+from chainrule.ops import ops
+from chainrule.primitive import Primitive
 from chainrule.train import Trainer, stepping
 from chainrule.train.stepping import NativeSteps, Pace, PythonSteps
 
@@ -89,6 +91,21 @@ class Tokens(nn.Module):
         return self.head(self.norm(self.embedding(tokens)))
 
 
+class Recurrent(nn.Module):
+    """A loop over the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Linear(2, 1)
+
+    def forward(self, x: Any) -> Any:
+        def step(carry: Any, column: Any) -> Any:
+            after = cr.tanh(self.cell(cr.stack([carry[:, 0], column], axis=1)))
+            return after, after
+
+        return cr.scan(step, x[:, :1], x.T)[0]
+
+
 def per_token(outputs: Any, targets: Any) -> Any:
     return nn.functional.cross_entropy(outputs.reshape(-1, 7), targets.reshape(-1))
 
@@ -143,6 +160,7 @@ MODELS: dict[str, tuple[Make, Any, Any]] = {
         nn.MSELoss(),
         (X[:, None, :], Y),
     ),
+    "a loop over the features": (lambda: Recurrent().double(), nn.MSELoss(), (X, Y)),
     "one weight, one feature": (lambda: nn.Linear(1, 1).double(), nn.MSELoss(), (X[:, :1], Y)),
 }
 
@@ -450,31 +468,36 @@ def test_predictions_between_runs_are_those_of_the_reference() -> None:
 
 
 # -- what has no kernel ------------------------------------------------------------------------------------
-class Recurrent(nn.Module):
-    """A loop over the features."""
+SPREAD = Primitive(
+    "spread", "x - x reversed; told to the compiler as no nest.",
+    infer=lambda x: x,
+    meaning=lambda xp, x: x - xp.flip(x),
+    pullback=(lambda ops, g, y, x: ops.apply(SPREAD, (g,)),),
+    samples=(),
+)  # fmt: skip
+
+
+class Spread(nn.Module):
+    """A model for which there is no native code."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cell = nn.Linear(2, 1)
+        self.linear = nn.Linear(4, 1)
 
     def forward(self, x: Any) -> Any:
-        def step(carry: Any, column: Any) -> Any:
-            after = cr.tanh(self.cell(cr.stack([carry[:, 0], column], axis=1)))
-            return after, after
-
-        return cr.scan(step, x[:, :1], x.T)[0]
+        return cr.Tensor(ops.apply(SPREAD, (self.linear(x).node,)))
 
 
 def test_what_has_no_kernel_trains_on_the_reference_and_says_so_once() -> None:
-    ours = trainer(make=lambda: Recurrent().double())
-    reference = trainer("numpy", make=lambda: Recurrent().double())
+    ours = trainer(make=lambda: Spread().double())
+    reference = trainer("numpy", make=lambda: Spread().double())
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ours.run((X, Y), 10)  # two shapes of batches
         ours.run((X[:50], Y[:50]), 10)
         ours.predict(X)
     assert len(told) == 1
-    assert re.search(r"no kernel for scan .*numpy backend instead", str(told[0].message))
+    assert re.search(r"no kernel for spread .*numpy backend instead", str(told[0].message))
     assert told[0].filename == __file__
     assert all(isinstance(each, PythonSteps) for _, each in ours._steps.values())
     reference.run((X, Y), 10)
