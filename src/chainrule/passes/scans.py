@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from chainrule.control import ITEM_OF, items
-from chainrule.graph import Graph, Node, reachable
+from chainrule.graph import Graph, Node, reachable, rebuilt
 from chainrule.loops import SCAN
 from chainrule.ops import ops
 from chainrule.origin import because
@@ -20,11 +20,13 @@ def simplify_inside(graph: Graph, simplify: Callable[[Graph], Graph]) -> Graph:
     """`graph` with the bodies of its scans simplified. Constants that a scan is given are known inside."""
 
     def rule(node: Node) -> Node:
-        if node.primitive is SCAN:
-            first = node.attributes["carries"] + node.attributes["sequences"]
-            body = _with_constants(node.attributes["graph"], node.operands, first)
-            node.attributes = {**node.attributes, "graph": simplify(body)}
-        return node
+        if node.primitive is not SCAN:
+            return node
+        first = node.attributes["carries"] + node.attributes["sequences"]
+        body = _with_constants(node.attributes["graph"], node.operands, first)
+        made = rebuilt(node, node.operands)
+        made.attributes = {**node.attributes, "graph": simplify(body)}
+        return made
 
     return rewrite(graph, rule)
 
