@@ -49,7 +49,7 @@ def stepper(program: Program, backend: str) -> Stepper:
         try:
             return NativeSteps(program)
         except Unsupported as reason:
-            warnings.warn(f"{reason}: the training step runs on the numpy backend instead", stacklevel=4)
+            warnings.warn(f"{reason}: the training step runs on the numpy backend instead", stacklevel=5)
             backend = "numpy"
     return PythonSteps(program, backend)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from chainrule import nn, optim, random
+from chainrule.backends.native.build import collection_paused
 from chainrule.backends.native.training import row_is_dense
 from chainrule.data.windows import Windows
 from chainrule.errors import BoundsError, DataError, RunError, ShapeError
@@ -25,7 +26,7 @@ from chainrule.trace import Program, trace_program
 from chainrule.train.stepping import Pace, Stepper, stepper
 from chainrule.transform import value_and_grad
 from chainrule.tree import Structure, flatten, unflatten
-from chainrule.types import type_of
+from chainrule.types import Type, type_of
 
 Array = np.ndarray[Any, Any]
 OnStep = Callable[[float, float, int], bool | None]
@@ -139,15 +140,18 @@ class Trainer:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
         made = self._steps.get(key)
         if made is None or not made[0].holds:
-
-            def traced(*tensors: Tensor) -> Any:
-                return self.step(*unflatten(structure, tensors))
-
-            program = trace_program(traced, key[1])
-            steps = stepper(program, self._backend)
-            self._backend = steps.backend
-            made = self._steps[key] = program, steps
+            with collection_paused():
+                made = self._steps[key] = self._made_step(key[1], structure)
         return made
+
+    def _made_step(self, types: Sequence[Type], structure: Structure) -> tuple[Program, Stepper]:
+        def traced(*tensors: Tensor) -> Any:
+            return self.step(*unflatten(structure, tensors))
+
+        program = trace_program(traced, types)
+        steps = stepper(program, self._backend)
+        self._backend = steps.backend
+        return program, steps
 
     # -- running -----------------------------------------------------------------------------------------
     def run(
