@@ -1,9 +1,9 @@
 """Where buffers lie: temporaries share one arena by lifetime, constants have a block of their own.
 
 A kernel finds a buffer by its `Place`: a slot of the table of base pointers that the native code is given,
-and bytes behind that pointer. The first slots are the arena, the constants, the scratch memory and the team
-of threads; one slot for every array of the caller follows, and one for every window of a loop, whose pointer
-the native code itself changes from iteration to iteration.
+and bytes behind that pointer. The first slots are the arena, the constants, the scratch memory, the team of
+threads and the memory of who watches; one slot for every array of the caller follows, and one for every
+window of a loop, whose pointer the native code itself changes from iteration to iteration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from chainrule.schedule.kernels import Buffer, Repeat, Schedule, Work, read_and_written
 
-ARENA, CONSTANTS, SCRATCH, TEAM, GIVEN = range(5)
+ARENA, CONSTANTS, SCRATCH, TEAM, WATCH, GIVEN = range(6)
 """Slots of the table of base pointers. The caller's arrays begin at GIVEN."""
 
 LINE = 64

@@ -12,7 +12,7 @@ from chainrule.backends.native.arena import address, allocate
 from chainrule.errors import GraphError
 from chainrule.graph import Array
 from chainrule.schedule.kernels import Buffer, View
-from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, LINE, SCRATCH, TEAM, Plan, Region
+from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, LINE, SCRATCH, TEAM, WATCH, Plan, Region
 
 
 class Frame:
@@ -23,13 +23,15 @@ class Frame:
     table   the address of the table of base pointers
     """
 
-    def __init__(self, plan: Plan, constants: Array, scratch: Region) -> None:
+    def __init__(self, plan: Plan, constants: Array, scratch: Region, watch: int = 0) -> None:
         self._pointers = (ctypes.c_void_p * plan.slots)()
         self.table = ctypes.addressof(self._pointers)
         self.memory: list[Any] = [None] * len(self._pointers)
         self.set(ARENA, allocate(plan.arena))
         self.set(CONSTANTS, constants)
         self.set(SCRATCH, allocate(scratch)[scratch.start :])
+        if watch:
+            self.set(WATCH, allocate(Region(watch)))
 
     def set(self, slot: int, array: Array) -> None:
         """Let `array` be the memory behind a slot."""

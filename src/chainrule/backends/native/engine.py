@@ -30,6 +30,7 @@ from chainrule.backends.native.status import ACCESSOR, bounds_error, failure_num
 from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step, scratch_bytes
 from chainrule.backends.native.target import Target, host
 from chainrule.backends.native.threads import default_threads, team
+from chainrule.backends.native.watching import UNWATCHED, Watch
 from chainrule.errors import GraphError
 from chainrule.graph import Array, Graph
 from chainrule.origin import user_line
@@ -54,13 +55,15 @@ class Program:
               ends the process. For tests; also chosen by CHAINRULE_GUARDED=1
     threads   how many share the work; CHAINRULE_THREADS or one, if not given. The results are the same
     emitters  what writes the kernels' functions
+    watch     what is done around every kernel; nothing, if not given
     """
 
     def __init__(
         self, schedule: Schedule, target: Target | None = None, *, guarded: bool | None = None,
-        threads: int | None = None, emitters: Mapping[type, Emitter] = EMITTERS,
+        threads: int | None = None, emitters: Mapping[type, Emitter] = EMITTERS, watch: Watch = UNWATCHED,
     ) -> None:  # fmt: skip
         self.schedule = schedule
+        self.watch = watch
         self.target = host() if target is None else target
         self.guarded = os.environ.get("CHAINRULE_GUARDED") == "1" if guarded is None else guarded
         self.threads = default_threads() if threads is None else threads
@@ -88,7 +91,9 @@ class Program:
     # -- making ----------------------------------------------------------------------------------------------
     def emit(self) -> Step:
         """The code as LLVM assembly, written anew."""
-        return emit_step(self.schedule, self.functions, self.plan, self.target, self._emitters, self.threads)
+        return emit_step(
+            self.schedule, self.functions, self.plan, self.target, self._emitters, self.threads, self.watch
+        )
 
     def _built(self) -> tuple[tuple[Emitted, ...], Code, bool]:
         """What is kept on disk from an earlier time, or else is compiled now."""
@@ -106,7 +111,8 @@ class Program:
         """The same for the same code: what is computed where, for which processor, and who writes it."""
         writers = [f"{each.__module__}.{each.__qualname__}" for each in self._emitters.values()]
         calls = calls_text(self.schedule, self.functions, self.plan, self.threads)
-        return sha256("\n".join([fingerprint(), *writers, str(self.target), calls]).encode()).hexdigest()
+        told = [fingerprint(), *writers, self.watch.name, str(self.target), calls]
+        return sha256("\n".join(told).encode()).hexdigest()
 
     def _filled_constants(self) -> Array:
         memory = arena.allocate(self.plan.constants)
@@ -124,12 +130,15 @@ class Program:
         try:
             frame = self._frames.pop()  # atomic, so that threads need no lock
         except IndexError:
-            frame = Frame(self.plan, self._constants, self._scratch)
+            frame = self._new_frame()
         try:
             return self._call(frame, arrays)
         finally:
             frame.release()
             self._frames.append(frame)
+
+    def _new_frame(self) -> Frame:
+        return Frame(self.plan, self._constants, self._scratch, self.watch.bytes(self.schedule))
 
     def _call(self, frame: Frame, arrays: Sequence[Array]) -> list[Array]:
         if self.guarded:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from chainrule.backends.native.emit import Emitted, Function, Module
@@ -18,7 +19,8 @@ from chainrule.backends.native.sharing import call_share
 from chainrule.backends.native.status import ACCESSOR
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.values import INDEX, POINTER, Index, Value, constant
-from chainrule.schedule.kernels import Kernel, Repeat, Schedule, Window, Work, places
+from chainrule.backends.native.watching import UNWATCHED, Pointer, Watch
+from chainrule.schedule.kernels import Access, Kernel, Repeat, Schedule, View, Window, Work, places
 from chainrule.schedule.listing import cost
 from chainrule.schedule.memory import LINE, SCRATCH, TEAM, Plan
 from chainrule.schedule.structure import structure
@@ -80,7 +82,7 @@ class Step:
 
 def emit_step(
     schedule: Schedule, functions: Functions, plan: Plan, target: Target,
-    emitters: Mapping[type, Emitter], threads: int = 1,
+    emitters: Mapping[type, Emitter], threads: int = 1, watch: Watch = UNWATCHED,
 ) -> Step:  # fmt: skip
     """The module with all kernels' functions, `step` and `run`."""
     module = Module(target.triple)
@@ -89,9 +91,11 @@ def emit_step(
         for number, kernel in enumerate(functions.kernels)
     )
     made = Step(module, functions, emitted)
-    _Steps(made, schedule, plan, threads)
+    _Steps(made, schedule, plan, threads, watch)
     run = Function(module, "run", [("table", POINTER)], internal=False)
-    flushing_denormals(run, target, lambda: run.call("step", "void", run.arguments))
+    (table,) = run.arguments
+    step = partial(run.call, "step", "void", [table])
+    flushing_denormals(run, target, lambda: watch.work(run, table, 0, step))
     run.give_back()
     return made
 
@@ -138,10 +142,12 @@ def pieces(kernel: Kernel, units: int, threads: int) -> int:
 class _Steps:
     """The function `step`, while it is written: it calls functions for stretches of its kernels."""
 
-    def __init__(self, made: Step, schedule: Schedule, plan: Plan, threads: int) -> None:
-        self._made, self._plan, self._threads = made, plan, threads
+    def __init__(self, made: Step, schedule: Schedule, plan: Plan, threads: int, watch: Watch) -> None:
+        self._made, self._plan, self._threads, self._watch = made, plan, threads, watch
         self._numbers = enumerate(made.functions.numbers)
-        step = Function(made.module, "step", [("table", POINTER)])
+        self._function = step = Function(made.module, "step", [("table", POINTER)])
+        (self._table,) = step.arguments
+        watch.begin(step, self._table, schedule, self._pointer({}))
         for first in range(0, len(schedule.kernels), _STRETCH):
             name = f"stretch_{first // _STRETCH}"
             self._function = Function(made.module, name, [("table", POINTER)])
@@ -182,19 +188,35 @@ class _Steps:
     def _call(self, kernel: Kernel, bases: dict[int, Value]) -> None:
         place, number = next(self._numbers)
         call = _Call(self._made, kernel, number, self._plan)
-        cut = pieces(kernel, call.units, self._threads) if self._threads > 1 else 1
-        if cut == 1:
-            call.emit(self._function, self._table, bases, 0, call.units)
-        else:
-            team = _base(self._function, self._table, bases, TEAM)
-            piece = call.emit_piece(f"piece_{place}", cut)
-            call_share(self._function, team, piece, self._table, cut // self._threads)
+
+        def write() -> None:
+            cut = pieces(kernel, call.units, self._threads) if self._threads > 1 else 1
+            if cut == 1:
+                call.emit(self._function, self._table, bases, 0, call.units)
+            else:
+                team = _base(self._function, self._table, bases, TEAM)
+                piece = call.emit_piece(f"piece_{place}", cut)
+                call_share(self._function, team, piece, self._table, cut // self._threads)
+
+        self._watch.kernel(self._function, self._table, place, kernel, self._pointer(bases), write)
+
+    def _pointer(self, bases: dict[int, Value]) -> Pointer:
+        return partial(_pointer, self._function, self._table, bases, self._plan)
 
 
 def _base(function: Function, table: Value, known: dict[int, Value], slot: int) -> Value:
     if slot not in known:
         known[slot] = function.load(function.at(table, slot, POINTER), POINTER)
     return known[slot]
+
+
+def _pointer(
+    function: Function, table: Value, known: dict[int, Value], plan: Plan, place: Access | View
+) -> Value:
+    """Where a kernel finds a place in memory."""
+    slot, offset = plan.places[place.buffer]
+    offset += place.offset * place.buffer.dtype.itemsize
+    return function.at(_base(function, table, known, slot), offset, "i8")
 
 
 class _Call:
@@ -209,11 +231,7 @@ class _Call:
         thread: Value | None = None,
     ) -> None:  # fmt: skip
         """Code for the units [first, last), by the caller or by a thread of the team."""
-        pointers = []
-        for place in places(self.kernel):
-            slot, offset = self._plan.places[place.buffer]
-            offset += place.offset * place.buffer.dtype.itemsize
-            pointers.append(function.at(_base(function, table, bases, slot), offset, "i8"))
+        pointers = [_pointer(function, table, bases, self._plan, each) for each in places(self.kernel)]
         scratch = _base(function, table, bases, SCRATCH)
         if thread is not None:
             mine = function.mul(thread, scratch_bytes(self._made.emitted))

@@ -13,18 +13,20 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
 
 from chainrule.backends.native.arena import address
-from chainrule.backends.native.calling import Frame, array_at
+from chainrule.backends.native.calling import array_at
 from chainrule.backends.native.elements import transposed
 from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.engine import EMITTERS, Program
 from chainrule.backends.native.step import Emitter, Step, flushing_denormals
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.values import INDEX, POINTER, SCALARS, Index, Value, vector
+from chainrule.backends.native.watching import UNWATCHED, Watch
 from chainrule.graph import Array, Graph
 from chainrule.schedule.kernels import View
 from chainrule.schedule.lower import schedule
@@ -46,15 +48,15 @@ class Training(Program):
     def __init__(
         self, graph: Graph, leaves: int, noted: int, state: Mapping[int, int],
         target: Target | None = None, *, guarded: bool | None = None,
-        emitters: Mapping[type, Emitter] = EMITTERS,
+        emitters: Mapping[type, Emitter] = EMITTERS, watch: Watch = UNWATCHED,
     ) -> None:  # fmt: skip
         self.graph = graph
         self._leaves, self._noted = leaves, noted
         made = schedule(graph, owned=True, state=state)
-        super().__init__(made, target, guarded=guarded, emitters=emitters)
+        super().__init__(made, target, guarded=guarded, emitters=emitters, watch=watch)
         pointer, index = ctypes.c_void_p, ctypes.c_int64
         self._train = self.code.function("train", pointer, pointer, pointer, pointer, index, index)
-        self._frame = Frame(self.plan, self._constants, self._scratch)
+        self._frame = self._new_frame()
         self._resident: list[Array | None] = [None] * (len(graph.inputs) - leaves)
 
     def emit(self) -> Step:
@@ -145,7 +147,7 @@ def _emit_train(module: Module, training: Training) -> None:
     types = (POINTER, POINTER, POINTER, POINTER, INDEX, INDEX)
     train = Function(module, "train", list(zip(names, types, strict=True)), internal=False)
     table, data, rows, noted, first, last = train.arguments
-    target = training.target
+    target, watch = training.target, training.watch
 
     def place(view: View) -> Value:
         slot, offset = training.plan.places[view.buffer]
@@ -163,7 +165,8 @@ def _emit_train(module: Module, training: Training) -> None:
         for k, (name, view) in enumerate(zip(gathers, training.batch, strict=True)):
             array = train.load(train.at(data, 2 * k, POINTER), POINTER)
             apart = train.load(train.at(data, 2 * k + 1, INDEX), INDEX)
-            train.call(name, "void", [array, apart, chosen, place(view)])
+            gather = partial(train.call, name, "void", [array, apart, chosen, place(view)])
+            watch.work(train, table, 1 + k, gather)
         train.call("step", "void", [table])
         for k, view in enumerate(training.notes):
             value = train.load(place(view), SCALARS[view.buffer.dtype.name])
@@ -174,7 +177,7 @@ def _emit_train(module: Module, training: Training) -> None:
     def loop() -> None:
         train.loop(first, last, 1, [], step)
 
-    flushing_denormals(train, target, loop)
+    flushing_denormals(train, target, lambda: watch.work(train, table, 0, loop))
     train.give_back()
 
 

@@ -1,0 +1,60 @@
+"""What may be done around every call of a kernel; by default nothing, and nothing is written for it.
+
+A watch has memory of its own in every frame, behind slot WATCH of the table of base pointers, and adds code
+to the step: see `profile` (how long does each kernel take?) and `checked` (who made the first NaN?).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chainrule.backends.native.emit import Function
+from chainrule.backends.native.values import POINTER, Value
+from chainrule.schedule.kernels import Access, Kernel, Schedule, View
+from chainrule.schedule.memory import WATCH
+
+Pointer = Callable[[Access | View], Value]
+"""Where an access of the running kernel begins."""
+
+
+class Watch:
+    """Watches nothing.
+
+    name  tells the code of one watch from that of another
+    """
+
+    name = ""
+
+    def bytes(self, schedule: Schedule) -> int:
+        """Memory of the watch in every frame, zeros at first."""
+        return 0
+
+    def begin(self, step: Function, table: Value, schedule: Schedule, pointer: Pointer) -> None:
+        """Code for the beginning of a step."""
+
+    def kernel(
+        self, step: Function, table: Value, number: int, kernel: Kernel, pointer: Pointer,
+        call: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Code for a call of kernel `number` of the innermost ones; `call` writes the call itself."""
+        call()
+
+    def work(self, function: Function, table: Value, number: int, body: Callable[[], object]) -> None:
+        """Code for work that is no kernel: 0 is everything, from 1 on the arrays of a batch are gathered."""
+        body()
+
+
+UNWATCHED = Watch()
+
+
+def memory_of(function: Function, table: Value) -> Value:
+    """The memory of the watch."""
+    return function.load(function.at(table, WATCH, POINTER), POINTER)
+
+
+def ticks(function: Function) -> Value:
+    """The processor's counter of time, in units of its own (see `machine.ticks_per_second`)."""
+    if function.module.triple.startswith(("aarch64", "arm64")):
+        # The cycle counter is closed to programs there; the timer that all cores share is open.
+        return function.emit("i64", 'call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()')
+    return function.intrinsic("llvm.readcyclecounter", "i64", [])
