@@ -89,9 +89,9 @@ def run_kernel(kernel: Work, memory: Memory) -> None:
 
 # -- memory --------------------------------------------------------------------------------------------------
 def _fresh(buffer: Buffer) -> Array:
-    """Memory nobody has written to; that of a constant holds its value."""
+    """Memory nobody has written to; that of a constant holds its value, state begins as zeros."""
     array = np.empty(buffer.size, buffer.dtype)
-    array[:] = poison(buffer.dtype)
+    array[:] = 0 if buffer.role == "state" else poison(buffer.dtype)
     if buffer.value is not None:
         whole = View(buffer, 0, buffer.shape, buffer.strides)
         array[elements(whole, buffer.shape)] = buffer.value

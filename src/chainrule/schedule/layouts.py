@@ -3,13 +3,16 @@
 Row-major, rows padded to whole vectors, unless
 - a reshape of the value would then need a copy: then without padding, or in the order of the permutation that
   the reshape comes after;
+- a weight is only multiplied from the side on which its columns are summed over, as in the first layer, which
+  hands no derivative back: then its columns lie innermost, with everything that its update reads and writes;
 - the network convolves: then the examples of a batch lie innermost, side by side in the lanes of a vector.
   Images are narrow and channels few, so vectors along them would be half empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from chainrule.graph import Graph, Node
@@ -19,9 +22,11 @@ from chainrule.schedule.joining import reduced_axes
 from chainrule.schedule.keeping import REDUCTIONS
 from chainrule.schedule.kernels import Buffer, Strides, View
 from chainrule.schedule.views import (
+    ALIASES,
     ROW,
     Axes,
     axes_through,
+    base_of,
     dense_strides,
     is_view,
     padded_strides,
@@ -58,18 +63,21 @@ def row_major(node: Node) -> Order:
 class Layouts:
     """The layout of every value of a graph, should it be stored."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, owned: bool) -> None:
         self._views: dict[Node, list[Node]] = {}
         for node in graph.nodes:
             if is_view(node):
                 self._views.setdefault(node.operands[0], []).append(node)
         self._batch = _batch_axes(graph)
+        self._turned = _turned_weights(graph) if owned and not self._batch else set()
 
     def of(self, node: Node) -> Layout:
         """The layout in which fewest reshapes of the value need a copy; of several the first."""
         axis = self._batch.get(node)
         if axis is not None:
             return Layout((*(k for k in range(node.ndim) if k != axis), axis), True)
+        if node in self._turned:
+            return Layout((1, 0), True)
         if node not in self._views:
             return Layout(row_major(node), True)
         return min(self._candidates(node), key=lambda layout: self._copies(node, layout))
@@ -95,6 +103,77 @@ class Layouts:
                 else:
                     pending.append((each, further))
         return failures
+
+
+# -- weights -------------------------------------------------------------------------------------------------
+def _turned_weights(graph: Graph) -> set[Node]:
+    """The matrices that had better lie column by column, and what elementwise work connects with them.
+
+    A product vectorises along an axis that it keeps: where a matrix lies along the other one, its panels are
+    transposed first.
+    """
+    kept: dict[Node, list[int]] = {}
+    for node in graph.nodes:
+        nest = contraction_of(node)
+        for read in nest.reads if nest is not None else ():
+            assert nest is not None
+            assert read.operand is not None
+            operand = node.operands[read.operand]
+            weight = base_of(operand)
+            axes = _matrix_axes(operand, read.index)
+            if weight in graph.inputs and weight.ndim == 2 and axes is not None:
+                counts = kept.setdefault(weight, [0, 0])
+                for axis, along in enumerate(axes):
+                    counts[axis] += math.prod(nest.extents) * (along in nest.output)
+    turned = {
+        weight for weight, (rows, columns) in kept.items() if rows > columns and min(weight.shape) >= ROW
+    }
+    return _connected(graph, turned)
+
+
+def _matrix_axes(operand: Node, index: Sequence[Index]) -> tuple[int, ...] | None:
+    """The loop axes that move along rows and columns of the matrix behind an operand; None if not plainly."""
+    axes = [_only(each) for each in index]
+    if any(len(each) != 1 for each in axes):
+        return None
+    order = list(range(operand.ndim))
+    while is_view(operand):
+        if operand.name == "permute_dims":
+            order = [order[operand.attributes["axes"].index(k)] for k in range(operand.ndim)]
+        elif operand.name not in ALIASES:
+            return None
+        operand = operand.operands[0]
+    return tuple(axes[k][0] for k in order)
+
+
+def _connected(graph: Graph, matrices: set[Node]) -> set[Node]:
+    """Nodes of the same shape that elementwise nodes connect with `matrices`, directly or through others."""
+    neighbours: dict[Node, list[Node]] = {}
+    for node in graph.nodes:
+        if node.primitive is not None and node.primitive.elementwise and node.ndim == 2:
+            for operand in node.operands:
+                base = base_of(operand)
+                if base.shape == node.shape and _is_plain(operand):
+                    neighbours.setdefault(node, []).append(base)
+                    neighbours.setdefault(base, []).append(node)
+    found, pending = set(matrices), list(matrices)
+    while pending:
+        for each in neighbours.get(pending.pop(), ()):
+            if each not in found:
+                found.add(each)
+                pending.append(each)
+    return found
+
+
+def _is_plain(operand: Node) -> bool:
+    """True for a value itself, and for one that is turned twice."""
+    turns = 0
+    while is_view(operand):
+        if operand.name not in ALIASES and operand.attributes.get("axes") != (1, 0):
+            return False
+        turns += operand.name == "permute_dims"
+        operand = operand.operands[0]
+    return turns % 2 == 0
 
 
 # -- the batch of a network that convolves -------------------------------------------------------------------

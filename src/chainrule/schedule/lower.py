@@ -73,7 +73,7 @@ class _Lowering:
         _check(graph)
         self.graph, self.owned, self.state = graph, owned, state
         self.grouping = Grouping(graph, owned)
-        self.layouts = Layouts(graph)
+        self.layouts = Layouts(graph, owned)
         self.kernels: list[Work] = []
         self.stored: dict[Node, View] = {}
         self._looked_at = 0
