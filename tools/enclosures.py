@@ -1,12 +1,12 @@
 """Where every number of a program may lie, whoever computes it: the bounds random programs are held to.
 
 Interval arithmetic (Moore, 1966) over the traced graph. A backend has some freedom: an elementwise function
-is within its record's ulps of the exact value, and of the smallest normal number; a sum is taken in any order,
-so it is off by at most (n - 1) eps / 2 of the sum of magnitudes (Higham, 2002, section 4.2); factors may leave
-a sum; a * b + c may be rounded once; what is below the smallest normal number may become 0. The enclosure of a
-node holds every value that this freedom leaves, so a number outside of it is a fault. Where the freedom reaches
-over a jump (a comparison of numbers that may be equal, the rounding of one near a half) both sides are in the
-enclosure; where nothing can be said it is everything.
+is within its record's ulps of the exact value, and of the smallest normal number; a sum is taken in any
+order, so it is off by at most (n - 1) eps / 2 of the sum of magnitudes (Higham, 2002, section 4.2); factors
+may leave a sum; a * b + c may be rounded once; what is below the smallest normal number may become 0. The
+enclosure of a node holds every value that this freedom leaves, so a number outside of it is a fault. Where
+the freedom reaches over a jump (a comparison of numbers that may be equal, the rounding of one near a half)
+both sides are in the enclosure; where nothing can be said it is everything.
 
 Ends are computed in float64, for programs in float32 and in float64. For the latter the ends are rounded
 themselves, which is why every bound below has room for two roundings where one occurs.
