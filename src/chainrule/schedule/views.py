@@ -176,7 +176,9 @@ def _regrouped(shape: Shape, axes: Axes, to: Shape, extents: Sequence[int]) -> A
         made = 1
         while made < wanted:
             extent, axis = left.pop()
-            needed = wanted // made
+            needed, rest = divmod(wanted, made)
+            if rest:
+                return None
             if axis is None and extent > needed and extent % needed == 0:  # what does not move can be split
                 left.append((extent // needed, None))
                 extent = needed
