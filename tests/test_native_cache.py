@@ -140,7 +140,7 @@ def test_a_full_disk(folder: Path, compiled: list[str], monkeypatch: pytest.Monk
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.warns(UserWarning, match="the disk is full"):
         check()
     assert not list(folder.iterdir())

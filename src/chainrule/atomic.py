@@ -15,22 +15,28 @@ STALE = ".tmp"
 """The suffix of a file that is being written; one that a killed process left behind can be removed."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: written beside it, synced to disk, then renamed over it."""
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` by `content`: written beside it, synced to disk, then renamed over it.
+
+    Not `durable`: not synced, which takes most of the time. When the machine itself stops, the file may then
+    be old or damaged: for what has a checksum and can be made anew.
+    """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=STALE, dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             Path(temporary).chmod(0o666 & ~_umask())
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        if durable:
+            _sync_directory(path.parent)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -101,7 +101,7 @@ class Cache:
         body = json.dumps(facts).encode() + b"\n" + content
         digest = sha256(body).hexdigest().encode()
         try:
-            atomic.write_bytes(self._path(key), b"\n".join([_MAGIC, digest, body]))
+            atomic.write_bytes(self._path(key), b"\n".join([_MAGIC, digest, body]), durable=False)
             self._shrink()
         except (RunError, OSError) as error:
             _warn_once(f"compiled code is not kept for the next start: {error}")
