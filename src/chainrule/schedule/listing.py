@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from chainrule.graph import Node
 from chainrule.schedule.kernels import (
     Access,
     Buffer,
@@ -21,10 +20,10 @@ from chainrule.schedule.kernels import (
     places,
     walked,
 )
+from chainrule.schedule.reasons import made_for, made_of
 from chainrule.schedule.structure import structure
 
 _LEAVES = ("load", "constant", "result", "sum", "position")
-_NAMES = 6  # of nodes that are listed; a fused kernel may be made of a hundred
 
 
 class Cost(NamedTuple):
@@ -100,8 +99,12 @@ def table(schedule: Schedule, numbers: Sequence[int], name: Callable[[int], str]
                 add(kernel.kernels, indent + "  ")
 
     add(schedule.kernels, "")
+    return aligned(rows, {0, 3, 4})
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
+    """Rows of cells as lines of equally wide columns; those in `right` stand at its right end."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = {0, 3, 4}
     lines = [
         "  ".join(
             cell.rjust(width) if k in right else cell.ljust(width)
@@ -117,28 +120,6 @@ def _size(kernel: Work) -> str:
         return f"{kernel.count} times"
     extents = kernel.target.shape if isinstance(kernel, Special) else kernel.extents
     return "×".join(map(str, extents)) or "1"
-
-
-def made_of(kernel: Work) -> str:
-    """The operations of the graph that a kernel computes."""
-    counts: dict[str, int] = {}
-    for node in kernel.nodes:
-        counts[node.name] = counts.get(node.name, 0) + 1
-    names = [name if count == 1 else f"{count} {name}" for name, count in counts.items()]
-    return ", ".join(names[:_NAMES]) + (", …" if len(names) > _NAMES else "")
-
-
-def made_for(kernel: Work) -> str:
-    """Why a kernel exists: the roles, layers and lines of its nodes."""
-    columns = zip(*map(_told, kernel.nodes), strict=True)
-    parts = [", ".join(dict.fromkeys(each for each in column if each)) for column in columns]
-    return " · ".join(part for part in parts if part)
-
-
-def _told(node: Node) -> tuple[str, str, str]:
-    origins = node.origins[:1]
-    role = origins[0].role if origins else ""
-    return role, node.layer, next((origin.where() for origin in origins), "")
 
 
 # -- the nests -----------------------------------------------------------------------------------------------

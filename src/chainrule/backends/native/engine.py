@@ -37,7 +37,7 @@ from chainrule.origin import user_line
 from chainrule.schedule import listing
 from chainrule.schedule.kernels import Contraction, Loops, Schedule, Special, Unsupported, View
 from chainrule.schedule.lower import schedule as lowered
-from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, Region, guarded_block, plan
+from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, WATCH, Region, guarded_block, plan
 
 EMITTERS: Mapping[type, Emitter] = {
     Loops: emit_loops,
@@ -166,6 +166,8 @@ class Program:
                     yield
             if self._reported is not None:
                 self._raise_reported(self._reported())
+        if self.watch is not UNWATCHED:
+            self.watch.after(frame.memory[WATCH])
 
     def _raise_reported(self, failure: int) -> None:
         """The error for what `status` says; none for 0."""
@@ -214,12 +216,14 @@ class Executable:
 
     def __init__(
         self, graph: Graph, target: Target | None = None, *, guarded: bool | None = None,
-        threads: int | None = None,
+        threads: int | None = None, watch: Watch = UNWATCHED,
     ) -> None:  # fmt: skip
         self.traced = graph
         with collection_paused():
             self.graph = passes.simplify_for_kernels(graph)
-            self.program = Program(lowered(self.graph), target, guarded=guarded, threads=threads)
+            self.program = Program(
+                lowered(self.graph), target, guarded=guarded, threads=threads, watch=watch
+            )
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
         return self.program(values)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from chainrule.backends.native.emit import Function
 from chainrule.backends.native.values import POINTER, Value
+from chainrule.graph import Array
 from chainrule.schedule.kernels import Access, Kernel, Schedule, View
 from chainrule.schedule.memory import WATCH
 
@@ -42,6 +43,9 @@ class Watch:
     def work(self, function: Function, table: Value, number: int, body: Callable[[], object]) -> None:
         """Code for work that is no kernel: 0 is everything, from 1 on the arrays of a batch are gathered."""
         body()
+
+    def after(self, memory: Array) -> None:
+        """Called after every run with the memory of its frame, by whoever ran it."""
 
 
 UNWATCHED = Watch()
