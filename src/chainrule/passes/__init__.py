@@ -16,7 +16,8 @@ use_values_while_warm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from chainrule.graph import Graph
 from chainrule.passes.algebra import simplify_algebra
@@ -37,6 +38,7 @@ from chainrule.passes.scans import drop_unused_results, simplify_inside
 from chainrule.passes.selection import select_instead_of_gather
 
 Pass = Callable[[Graph], Graph]
+_WIDTH = 49  # of a line of `report` up to the differences
 
 PASSES: tuple[Pass, ...] = (
     fold_constants,
@@ -79,15 +81,19 @@ KERNEL_PASSES: tuple[Pass, ...] = (
 """What a backend that makes kernels of its own runs besides, between two rounds of the others."""
 
 
+FOR_KERNELS: tuple[Pass, ...] = (*PASSES[:-1], *KERNEL_PASSES, *PASSES[:3])
+"""Everything that such a backend runs."""
+
+
 def simplify_for_kernels(graph: Graph) -> Graph:
     """`graph` in the form that kernels are made of."""
-    for each in (*PASSES[:-1], *KERNEL_PASSES, *PASSES[:3]):
+    for each in FOR_KERNELS:
         graph = each(graph)
     return graph
 
 
-def report(graph: Graph) -> str:
-    """What each pass leaves of `graph`, a line per pass.
+def report(graph: Graph, passes: Sequence[Pass] = PASSES) -> str:
+    """What each pass leaves of `graph`, a line per pass: how many nodes, and which operations came and went.
 
     >>> import chainrule as cr
     >>> from chainrule import passes
@@ -97,7 +103,7 @@ def report(graph: Graph) -> str:
     >>> print(passes.report(program.graph))
          6 nodes as traced
          6 nodes after fold constants
-         2 nodes after simplify algebra
+         2 nodes after simplify algebra              -1 constant, -1 multiply, -2 negative
          2 nodes after share common subexpressions
          2 nodes after inline calls
          2 nodes after fold constants
@@ -105,7 +111,15 @@ def report(graph: Graph) -> str:
          2 nodes after use values while warm
     """
     lines = [f"{len(graph):6} nodes as traced"]
-    for each in PASSES:
-        graph = each(graph)
-        lines.append(f"{len(graph):6} nodes after {each.__name__.replace('_', ' ')}")
+    for each in passes:
+        before, graph = graph, each(graph)
+        line = f"{len(graph):6} nodes after {each.__name__.replace('_', ' ')}"
+        lines.append(f"{line:<{_WIDTH}}{_difference(before, graph)}".rstrip())
     return "\n".join(lines)
+
+
+def _difference(before: Graph, after: Graph) -> str:
+    """Operations that there are more or fewer of than before."""
+    count, old = (Counter(node.name for node in graph.nodes) for graph in (after, before))
+    count.subtract(old)
+    return ", ".join(f"{number:+} {name}" for name, number in sorted(count.items()) if number)

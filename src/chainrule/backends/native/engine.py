@@ -238,7 +238,7 @@ class Executable:
             case "simplified":
                 return str(self.graph)
             case "passes":
-                return passes.report(self.traced)
+                return passes.report(self.traced, passes.FOR_KERNELS)
         return self.program.show(what)
 
 
