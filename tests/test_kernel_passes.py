@@ -12,6 +12,7 @@ from chainrule.graph import Graph
 from chainrule.passes.factors import share_factors
 from chainrule.passes.flattening import merge_leading_axes
 from chainrule.passes.parts import join_parts, place_once
+from chainrule.passes.products import multiply_small_powers
 from chainrule.trace import trace_program
 from chainrule.types import Type
 from chainrule.verify import verify
@@ -244,3 +245,28 @@ def test_fewer_zeros_around_the_same_values_are_a_part() -> None:
     assert names(after).count("place") == 2
     assert names(after).count("slice") == 2
     assert_same(before, after)
+
+
+# -- powers --------------------------------------------------------------------------------------------------
+SPECIAL_VALUES = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.5, -1.5, 5e-324, 1e200, -1e200])
+
+
+@pytest.mark.parametrize("exponent", [-1.0, 1.0, 2.0, 3.0, 0.0, 0.5, -2.0, 4.0])
+def test_small_powers_are_products(exponent: float) -> None:
+    before = trace_program(lambda x: x**exponent, [Type(SPECIAL_VALUES.shape, FLOAT64)]).graph
+    after = verify(multiply_small_powers(before))
+    assert ("pow" in names(after)) == (exponent not in (-1.0, 1.0, 2.0, 3.0))
+    with np.errstate(all="ignore"):
+        (found,), (expected,) = (each.evaluate(np, SPECIAL_VALUES) for each in (after, before))
+    np.testing.assert_allclose(found, expected, rtol=2 * np.finfo(np.float64).eps)
+    assert np.array_equal(np.signbit(found), np.signbit(expected))
+
+
+def test_powers_keep_their_type() -> None:
+    integers = np.array([-2, 0, 3])
+    for program in (lambda x: x**2, lambda x: cr.pow(x, cr.asarray([[2]]))):
+        before = trace_program(program, [Type((3,), np.dtype(np.int64))]).graph
+        after = verify(multiply_small_powers(before))
+        (found,), (expected,) = (each.evaluate(np, integers) for each in (after, before))
+        assert found.dtype == expected.dtype
+        assert found.tolist() == expected.tolist()

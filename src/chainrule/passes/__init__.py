@@ -31,6 +31,7 @@ from chainrule.passes.parts import join_parts, place_once
 from chainrule.passes.products import (
     gate_by_results,
     multiply_single_products,
+    multiply_small_powers,
     pad_before_convolving,
     spell_out_logsumexp,
 )
@@ -71,6 +72,7 @@ KERNEL_PASSES: tuple[Pass, ...] = (
     select_instead_of_gather,
     pad_before_convolving,
     multiply_single_products,
+    multiply_small_powers,
     spell_out_logsumexp,
     merge_leading_axes,
     gate_by_results,

@@ -17,8 +17,8 @@ from chainrule.passes.rewriting import rewrite
 from chainrule.primitives import REGISTRY
 from chainrule.types import normalise_axes
 
-MATMUL, LOGSUMEXP, RELU, GREATER, CONVOLVE = (
-    REGISTRY[name] for name in ("matmul", "logsumexp", "relu", "greater", "convolve")
+MATMUL, LOGSUMEXP, RELU, GREATER, CONVOLVE, POW = (
+    REGISTRY[name] for name in ("matmul", "logsumexp", "relu", "greater", "convolve", "pow")
 )
 _SLICE: Any = REGISTRY["slice"]
 
@@ -34,6 +34,33 @@ def multiply_single_products(graph: Graph) -> Graph:
         return product if product.type == node.type else node
 
     return rewrite(graph, rule)
+
+
+def multiply_small_powers(graph: Graph) -> Graph:
+    """x to the power of 2 or 3 as a product, of 1 as x, of -1 as 1 / x; any other is two series.
+
+    Each product rounds once, so that two units in the last place bound the difference.
+    """
+
+    def rule(node: Node) -> Node:
+        exponent = _number(node.operands[1]) if node.primitive is POW else None
+        if exponent not in (-1, 1, 2, 3) or (exponent == -1 and not node.floating):
+            return node
+        x = node.operands[0]
+        with because(node.origins[0]):
+            made: Node = x
+            if exponent == -1:
+                made = ops.reciprocal(x)
+            elif exponent > 1:
+                made = ops.square(x) if exponent == 2 else ops.multiply(x, ops.square(x))
+        return made if made.type == node.type else node
+
+    return rewrite(graph, rule)
+
+
+def _number(node: Node) -> Any:
+    """The one element of a constant; None for anything else."""
+    return None if node.primitive is not None or node.value is None or node.size != 1 else node.value.item()
 
 
 def spell_out_logsumexp(graph: Graph) -> Graph:
