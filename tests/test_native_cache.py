@@ -175,13 +175,13 @@ def test_what_was_not_used_for_the_longest_time_goes_first(folder: Path) -> None
 
 
 def test_what_a_killed_process_left_is_removed_later(folder: Path) -> None:
-    cache = Cache()
+    cache = Cache(limit=3000)
     cache.store("a", 0, b"")
     old, new = folder / ".b.object.xyz.tmp", folder / ".c.object.xyz.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
-    cache.store("d", 0, b"")
+    cache.store("d", 0, bytes(600))  # more than an eighth of the limit: time to look
     assert sorted(each.name for each in folder.iterdir()) == [new.name, "a.object", "d.object"]
 
 

@@ -26,7 +26,9 @@ from chainrule.backends.native.target import Target
 from chainrule.errors import RunError
 
 LIMIT = 256_000_000
-"""Bytes that are kept; beyond, what was not used for the longest time is removed."""
+"""Bytes that are kept, about; beyond, what was not used for the longest time is removed."""
+_stored_since: dict[Path, int] = {}
+"""Bytes that this process has stored in a folder since it looked how much is there."""
 _MAGIC = b"chainrule object 1"
 _SUFFIX = ".object"
 _STALE = 3600.0
@@ -102,7 +104,7 @@ class Cache:
         digest = sha256(body).hexdigest().encode()
         try:
             atomic.write_bytes(self._path(key), b"\n".join([_MAGIC, digest, body]), durable=False)
-            self._shrink()
+            self._keep_within_limit(len(body))
         except (RunError, OSError) as error:
             _warn_once(f"compiled code is not kept for the next start: {error}")
 
@@ -129,6 +131,14 @@ class Cache:
             with suppress(FileNotFoundError):  # another process has just removed it
                 found.append((path, path.stat()))
         return found
+
+    def _keep_within_limit(self, stored: int) -> None:
+        """Look at the folder now and then: at first, and when an eighth of the limit was stored since."""
+        since = _stored_since.get(self.folder, self._limit) + stored
+        if since > self._limit // 8:
+            self._shrink()
+            since = 0
+        _stored_since[self.folder] = since
 
     def _shrink(self) -> None:
         """Remove what was not used for the longest time, as far as needed, and what was left half-written."""
