@@ -88,18 +88,11 @@ def _far_reduction(module: Module) -> str:
     def wide(value: int) -> Value:
         return constant(value, "i192")
 
-    # Little endian, with zeros above for small exponents: bit b of the table counts 2 ** (b - bits).
-    size = table.TWO_OVER_PI_BITS // 8
-    digits = module.table("two_over_pi", "i8", map(str, table.TWO_OVER_PI.to_bytes(size + 40, "little")))
     bits = emit("i64", f"bitcast {x} to i64")
     exponent = binary("and", emit("i64", f"lshr {bits}, 52"), constant(0x7FF, INDEX))  # e + 1075
     mantissa = binary("or", binary("and", bits, constant((1 << 52) - 1, INDEX)), constant(1 << 52, INDEX))
-    first = binary("sub", constant(table.TWO_OVER_PI_BITS - 190 + 1075, INDEX), exponent)
-    address = function.at(digits, emit("i64", f"lshr {first}, 3"), "i8")
-    window = function.load(address, "i256", align=1)
-    shift = emit("i256", f"zext {binary('and', first, constant(7, INDEX))} to i256")
-    window = emit("i192", f"trunc {binary('lshr', window, shift)} to i192")
-    product = binary("mul", window, emit("i192", f"zext {mantissa} to i192"))
+    digits = _digits_that_matter(function, exponent)
+    product = binary("mul", digits, emit("i192", f"zext {mantissa} to i192"))
     behind = binary("shl", product, wide(2))  # the digits behind the point, as a signed number in ±1/2
     negative = function.compare("slt", behind, wide(0))
     whole = emit("i64", f"trunc {binary('lshr', product, wide(190))} to i64")
@@ -123,6 +116,19 @@ def _far_reduction(module: Module) -> str:
     function.store(function.select(below, binary("sub", constant(0, INDEX), whole), whole), quadrant)
     function.give_back()
     return name
+
+
+def _digits_that_matter(function: Function, exponent: Value) -> Value:
+    """192 bits of 2/π, the first that do not make multiples of four quarter turns."""
+    # Little endian, with zeros above for small exponents: bit b of the table counts 2 ** (b - bits).
+    size = table.TWO_OVER_PI_BITS // 8
+    given = map(str, table.TWO_OVER_PI.to_bytes(size + 40, "little"))
+    digits = function.module.table("two_over_pi", "i8", given)
+    first = function.binary("sub", constant(table.TWO_OVER_PI_BITS - 190 + 1075, INDEX), exponent)
+    address = function.at(digits, function.emit("i64", f"lshr {first}, 3"), "i8")
+    window = function.load(address, "i256", align=1)
+    shift = function.emit("i256", f"zext {function.binary('and', first, constant(7, INDEX))} to i256")
+    return function.emit("i192", f"trunc {function.binary('lshr', window, shift)} to i192")
 
 
 def _sine_cosine(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
