@@ -22,7 +22,8 @@ from chainrule.backends.native.arena import address
 from chainrule.backends.native.calling import array_at
 from chainrule.backends.native.elements import transposed
 from chainrule.backends.native.emit import Function, Module
-from chainrule.backends.native.engine import EMITTERS, Program
+from chainrule.backends.native.emitters import EMITTERS
+from chainrule.backends.native.engine import Program
 from chainrule.backends.native.step import Emitter, Step, flushing_denormals
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.values import INDEX, POINTER, SCALARS, Index, Value, vector
