@@ -40,6 +40,10 @@ class LawError(ChainruleError, AssertionError):
     """A record of a primitive breaks one of the laws in `chainrule.laws`."""
 
 
+class NumericalError(ChainruleError, FloatingPointError):
+    """An operation made NaN or infinity out of other numbers, and somebody asked to be told."""
+
+
 class DataError(ChainruleError, ValueError):
     """A table that cannot be read or learned from; the command line prints the paragraph and exits 2."""
 

@@ -10,10 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from chainrule import passes
+from chainrule.backends.finding import kinds
+from chainrule.backends.native.checked import Looking, NotFiniteError, explained
+from chainrule.backends.native.profile import Profile, Timing, profiled
 from chainrule.backends.native.training import Training
-from chainrule.errors import BoundsError
+from chainrule.backends.native.watching import UNWATCHED, Watch
+from chainrule.errors import BoundsError, NumericalError
 from chainrule.graph import constant
-from chainrule.program import BACKENDS
+from chainrule.program import BACKENDS, CHECKED_BACKENDS
 from chainrule.schedule.kernels import Unsupported
 from chainrule.tensor import Cell
 from chainrule.trace import Program
@@ -42,25 +46,29 @@ class Stepper(Protocol):
     def unload(self) -> None:
         """Put the new values into the cells."""
 
+    def show(self, what: str) -> str:
+        """The step as text, see `Trainer.show`."""
 
-def stepper(program: Program, backend: str) -> Stepper:
+
+def stepper(program: Program, backend: str, checked: bool = False) -> Stepper:
     """The one for a backend; the reference, with a warning, for what native code cannot do yet."""
     if backend == "native":
         try:
-            return NativeSteps(program)
+            return CheckedNativeSteps(program) if checked else NativeSteps(program)
         except Unsupported as reason:
             warnings.warn(f"{reason}: the training step runs on the numpy backend instead", stacklevel=5)
             backend = "numpy"
-    return PythonSteps(program, backend)
+    return PythonSteps(program, backend, checked)
 
 
 class PythonSteps:
     """Steps taken one by one."""
 
-    def __init__(self, program: Program, backend: str) -> None:
+    def __init__(self, program: Program, backend: str, checked: bool = False) -> None:
         self.backend = backend
         self._program = program
-        self._execute = BACKENDS[backend](program.graph)
+        self._checked = checked
+        self._execute = (CHECKED_BACKENDS if checked else BACKENDS)[backend](program.graph)
         self._state: dict[Cell, Any] = {}
 
     def load(self) -> None:
@@ -71,12 +79,16 @@ class PythonSteps:
         for number, chosen in enumerate(rows):
             batch = [np.take(leaf, chosen, axis=0) for leaf in leaves]
             state = self._state
-            values = self._execute(
-                [*batch, *(state[c] if c in state else c.numpy() for c in self._program.read)]
-            )
+            given = [*batch, *(state[c] if c in state else c.numpy() for c in self._program.read)]
+            values = self._execute(given)
+            if self._checked:
+                check_given(self._program, leaves, chosen, given, values)
             state.update(zip(self._program.written, values[NOTED:], strict=True))
             noted[number] = values[:NOTED]
         return noted
+
+    def show(self, what: str) -> str:
+        return self._execute.show(what)
 
     def unload(self) -> None:
         for cell, value in self._state.items():
@@ -91,11 +103,15 @@ class NativeSteps:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        arguments = program.arguments
-        places = {cell: arguments + k for k, cell in enumerate(program.read)}
-        state = {NOTED + k: places[cell] for k, cell in enumerate(program.written)}
-        self.code = Training(passes.simplify_for_kernels(program.graph), arguments, NOTED, state)
+        self._graph = passes.simplify_for_kernels(program.graph)
+        self.code = self._compiled(UNWATCHED)
         self._spoiled = False
+
+    def _compiled(self, watch: Watch) -> Training:
+        arguments = self._program.arguments
+        places = {cell: arguments + k for k, cell in enumerate(self._program.read)}
+        state = {NOTED + k: places[cell] for k, cell in enumerate(self._program.written)}
+        return Training(self._graph, arguments, NOTED, state, watch=watch)
 
     def load(self) -> None:
         self.code.load([cell.numpy() for cell in self._program.read])
@@ -114,6 +130,96 @@ class NativeSteps:
             for cell, value in zip(self._program.written, self.code.state(), strict=True):
                 cell.assign(constant(value))
             self.code.holds([cell.numpy() for cell in self._program.read])
+
+    def show(self, what: str) -> str:
+        match what:
+            case "simplified":
+                return str(self._graph)
+            case "passes":
+                return passes.report(self._program.graph, passes.FOR_KERNELS)
+        return self.code.show(what)
+
+    def profile(self, leaves: Sequence[Array], rounds: Sequence[Array]) -> Profile:
+        """Steps on some blocks of rows (steps, batch), the first to warm up; nothing of it is kept."""
+        timing = Timing()
+        code = self._compiled(timing)
+        code.load([cell.numpy() for cell in self._program.read])
+        for rows in rounds:
+            code.run(leaves, np.ascontiguousarray(rows, np.int64))
+        del timing.rounds[0]
+        return profiled(code, timing, [len(rows) for rows in rounds[1:]])
+
+
+class CheckedNativeSteps(NativeSteps):
+    """Native steps whose first operation that makes NaN or infinity is an error.
+
+    When a slice has met one it is run again step by step, to know what the step was given.
+    """
+
+    def _compiled(self, watch: Watch) -> Training:
+        return super()._compiled(Looking() if watch is UNWATCHED else watch)
+
+    def run(self, leaves: Sequence[Array], rows: Array) -> Array:
+        before = self._state()
+        try:
+            noted = super().run(leaves, rows)
+            if np.isfinite(noted).all():
+                return noted
+        except NotFiniteError:
+            pass
+        noted = np.empty((len(rows), NOTED))
+        for number, chosen in enumerate(rows):
+            self._put_back(before)
+            noted[number] = self._step(leaves, chosen, before)
+            before = self._state()
+        return noted
+
+    def _step(self, leaves: Sequence[Array], chosen: Array, before: Sequence[Array]) -> Array:
+        given = [*(np.take(leaf, chosen, axis=0) for leaf in leaves), *before]
+        try:
+            noted: Array = super().run(leaves, chosen[None])[0]
+            check_given(self._program, leaves, chosen, given, noted)
+        except NotFiniteError as found:
+            self._put_back(before)
+            raise explained(found, self.code, self._graph, given) from None
+        except NumericalError:
+            self._put_back(before)
+            raise
+        return noted
+
+    def _put_back(self, values: Sequence[Array]) -> None:
+        self.code.forget()
+        self.code.load(values)
+
+    def _state(self) -> list[Array]:
+        """The values of the cells that a step reads, as they are now."""
+        new = dict(zip(self._program.written, self.code.state(), strict=True))
+        return [new.get(cell, cell.numpy()) for cell in self._program.read]
+
+
+def check_given(
+    program: Program,
+    leaves: Sequence[Array],
+    chosen: Array,
+    given: Sequence[Array],
+    noted: Sequence[Any] | Array,
+) -> None:
+    """Raise where a step's loss or gradient norm is not finite because of what the step was given."""
+    if np.isfinite([float(each) for each in noted[:NOTED]]).all():
+        return
+    for number, array in enumerate(given):
+        if not kinds(array):
+            continue
+        place = np.argwhere(~np.isfinite(array))[0]
+        if number < len(leaves):
+            told = f"array {number} of the data, in row {chosen[place[0]]}"
+            told += f" at {tuple(map(int, place[1:]))}" if place[1:].size else ""
+        else:
+            told = f"{program.read[number - len(leaves)].name}, at {tuple(map(int, place))}"
+        raise NumericalError(
+            f"the loss is {float(noted[0])} because of what the step was given: {array[tuple(place)]} in "
+            f"{told}. Fill gaps in the data, or leave such rows out"
+        )
 
 
 class Pace:

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from chainrule import nn, optim, random
+from chainrule import optim, random
 from chainrule.backends.native.build import collection_paused
+from chainrule.backends.native.profile import Profile
 from chainrule.backends.native.training import row_is_dense
 from chainrule.data.windows import Windows
-from chainrule.errors import BoundsError, DataError, RunError, ShapeError
+from chainrule.errors import DataError, RunError, ShapeError
 from chainrule.nn import Module
 from chainrule.ops import as_array, no_grad, ops
 from chainrule.origin import Origin, because
-from chainrule.program import BACKENDS, Executable
+from chainrule.program import BACKENDS, CHECKED_BACKENDS, Executable, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
-from chainrule.train.stepping import Pace, Stepper, stepper
+from chainrule.train.feeding import batch_of, check_classes, given
+from chainrule.train.stepping import NativeSteps, Pace, Stepper, stepper
 from chainrule.transform import value_and_grad
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import Type, type_of
@@ -34,6 +36,7 @@ OnSlice = Callable[[Array, Array, Array], bool | None]
 _ORDER = (
     0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
 )
+_ROUNDS = 10  # over which the medians of a profile are taken
 _LAYERS = 0x1A9E85ED  # folded into the seed for what layers draw
 
 
@@ -47,6 +50,7 @@ class Trainer:
     clip_norm  clip gradients to this global norm before the update
     batch_size rows per step when `run` chooses the batches itself
     seed       decides the order of rows and what layers such as Dropout draw
+    checked    raise `NumericalError` at the first operation that makes NaN or infinity (see `cr.compile`)
 
     >>> import numpy as np, chainrule as cr
     >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -66,6 +70,7 @@ class Trainer:
         batch_size: int = 64,
         seed: int = 0,
         backend: str = "native",
+        checked: bool | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -82,6 +87,7 @@ class Trainer:
         self.batch_size = batch_size
         self.seed = seed
         self.backend = backend
+        self.checked = is_checked(checked)
         self.parameters: dict[str, Parameter] = dict(model.named_parameters())
         if not self.parameters:
             raise ValueError("the model has no parameters to train")
@@ -132,9 +138,47 @@ class Trainer:
     def program(self, data: Any, rows: int | None = None) -> Program:
         """The traced step for batches of `rows` rows (default: the batch size); its graph can be printed."""
         leaves, structure = self.leaves(data)
-        return self._traced_step(
-            self._batch(leaves, np.arange(min(rows or self.batch_size, len(leaves[0])))), structure
-        )[0]
+        return self._example_step(leaves, structure, rows)[0]
+
+    def _example_step(
+        self, leaves: Sequence[Array], structure: Structure, rows: int | None
+    ) -> tuple[Program, Stepper]:
+        chosen = np.arange(min(rows or self.batch_size, len(leaves[0])))
+        return self._traced_step(batch_of(leaves, chosen), structure)
+
+    def show(self, what: str = "graph", data: Any = None, rows: int | None = None) -> str:
+        """The step as text, for batches of `rows` rows of `data`; without data, every step taken so far.
+
+        what  "graph" (as traced), "passes" (what each pass left of it), "simplified" (the graph after them),
+              "kernels" (a table), "nests" (their loops), "llvm", "asm"; with backend="numpy", "python"
+        """
+        made = list(self._steps.values()) if data is None else [self._example_step(*self.leaves(data), rows)]
+        return "\n\n".join(
+            str(program.graph) if what == "graph" else steps.show(what) for program, steps in made
+        )
+
+    def profile(self, data: Any, steps: int = 200, rows: int | None = None) -> Profile:
+        """Where the time of a step goes: kernel by kernel, and summed up by layer; prints as a table.
+
+        Takes `steps` steps on batches of `rows` rows with a copy of the state: the trainer is as it was
+        before. Needs the native backend: raises `RunError` for what runs on another.
+
+        >>> import numpy as np, chainrule as cr
+        >>> X = np.ones((64, 8), np.float32)
+        >>> trainer = cr.Trainer(cr.nn.Linear(8, 1), cr.nn.MSELoss(), cr.optim.SGD(lr=0.01))
+        >>> found = trainer.profile((X, X[:, :1]), steps=20)
+        >>> found.runs, sum(row.flops for row in found.rows) > 2 * 64 * 8
+        (20, True)
+        """
+        leaves, structure = self.leaves(data)
+        _, stepping = self._example_step(leaves, structure, rows)
+        if not isinstance(stepping, NativeSteps):
+            raise RunError("the training step runs on the numpy backend, which has no kernels to time")
+        self._settle()
+        size = min(rows or self.batch_size, len(leaves[0]))
+        block = np.resize(self.order(len(leaves[0]), 0), (steps, size))
+        rounds = np.array_split(block, min(_ROUNDS, steps))
+        return stepping.profile(leaves, [rounds[0], *rounds])
 
     def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Stepper]:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
@@ -149,7 +193,7 @@ class Trainer:
             return self.step(*unflatten(structure, tensors))
 
         program = trace_program(traced, types)
-        steps = stepper(program, self._backend)
+        steps = stepper(program, self._backend, self.checked)
         self._backend = steps.backend
         return program, steps
 
@@ -179,13 +223,13 @@ class Trainer:
         """
         leaves, structure = self.leaves(data)
         count = len(leaves[0])
-        chosen = self._shuffled(count, steps) if batches is None else self._given(batches, steps, count)
-        self._check_classes(data)
+        chosen = self._shuffled(count, steps) if batches is None else given(batches, steps, count)
+        check_classes(self.loss, data)
         last = float("nan")
         pace = Pace(1 if on_step is not None else None)
         try:
             for block in chosen:
-                _, stepping = self._traced_step(self._batch(leaves, block[0]), structure)
+                _, stepping = self._traced_step(batch_of(leaves, block[0]), structure)
                 for rows in pace.slices(block):
                     self._load(stepping)
                     noted = stepping.run(leaves, rows)
@@ -262,38 +306,6 @@ class Trainer:
         array = array.astype(dtype.newbyteorder("="), copy=False)
         return array if row_is_dense(array) else np.ascontiguousarray(array)
 
-    def _check_classes(self, data: Any) -> None:
-        """A negative class number would count from the end, as indices do in NumPy, and train in silence."""
-        if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
-            numbers = np.asarray(data.stream if isinstance(data, Windows) else data[1])
-            wrong = (numbers < 0) & (numbers != self.loss.ignore_index)
-            if numbers.dtype.kind in "iu" and wrong.any():
-                row = int(np.argwhere(wrong)[0][0])
-                raise DataError(
-                    f"the targets hold the class number {numbers[row]!s}, first in row {row}: classes are "
-                    "counted from 0. Number them 0, 1, 2, ..."
-                )
-
-    @staticmethod
-    def _batch(leaves: Sequence[Array], rows: Array) -> list[Array]:
-        return [np.take(leaf, rows, axis=0) for leaf in leaves]
-
-    @staticmethod
-    def _given(batches: Any, steps: int, count: int) -> Iterator[Array]:
-        """Batches of the caller's as one block."""
-        indices = np.asarray(batches)
-        fits = indices.ndim == 2 and indices.dtype.kind in "iu" and indices.shape[1] > 0
-        if not fits or len(indices) < steps:
-            raise ShapeError(
-                f"batches must be an integer array of shape (steps, batch) with at least {steps} steps and "
-                f"batches of one row or more, not {indices.dtype}{list(indices.shape)}"
-            )
-        indices = indices[:steps]
-        first, last = (indices.min(), indices.max()) if steps else (0, 0)
-        if first < 0 or last >= count:
-            raise BoundsError(f"batches name rows from {first} to {last}, but the rows are 0 to {count - 1}")
-        return iter([indices] if steps else [])
-
     # -- using the model -----------------------------------------------------------------------------------
     def predict(self, inputs: Any, batch_size: int = 4096) -> Array:
         """The model's outputs in evaluation mode, rows along the first axis."""
@@ -316,7 +328,8 @@ class Trainer:
         key = (structure, tuple(type_of(each) for each in batch))
         if key not in self._forwards:
             program = trace_program(lambda *tensors: self.model(*unflatten(structure, tensors)), key[1])
-            self._forwards[key] = program, BACKENDS[self._backend](program.graph)
+            backends = CHECKED_BACKENDS if self.checked else BACKENDS
+            self._forwards[key] = program, backends[self._backend](program.graph)
         return self._forwards[key]
 
     def evaluate(self, outputs: Any, targets: Any) -> float:

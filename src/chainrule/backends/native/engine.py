@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from threading import Lock
@@ -22,10 +22,8 @@ from chainrule.backends.native import arena
 from chainrule.backends.native.build import Code, assembly, collection_paused, compile_object
 from chainrule.backends.native.cache import Cache, fingerprint
 from chainrule.backends.native.calling import Frame, Input, Output, array_at, fresh
-from chainrule.backends.native.contraction import emit_contraction
 from chainrule.backends.native.emit import Emitted
-from chainrule.backends.native.loops import emit_loops
-from chainrule.backends.native.special import emit_special
+from chainrule.backends.native.emitters import EMITTERS
 from chainrule.backends.native.status import ACCESSOR, bounds_error, failure_number
 from chainrule.backends.native.step import Emitter, Step, calls_text, distinct, emit_step, scratch_bytes
 from chainrule.backends.native.target import Target, host
@@ -35,16 +33,9 @@ from chainrule.errors import GraphError
 from chainrule.graph import Array, Graph
 from chainrule.origin import user_line
 from chainrule.schedule import listing
-from chainrule.schedule.kernels import Contraction, Loops, Schedule, Special, Unsupported, View
+from chainrule.schedule.kernels import Schedule, Special, Unsupported, View
 from chainrule.schedule.lower import schedule as lowered
 from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, WATCH, Region, guarded_block, plan
-
-EMITTERS: Mapping[type, Emitter] = {
-    Loops: emit_loops,
-    Contraction: emit_contraction,
-    Special: emit_special,
-}
-"""What writes the function of each kind of kernel."""
 
 
 class Program:
@@ -111,7 +102,8 @@ class Program:
         """The same for the same code: what is computed where, for which processor, and who writes it."""
         writers = [f"{each.__module__}.{each.__qualname__}" for each in self._emitters.values()]
         calls = calls_text(self.schedule, self.functions, self.plan, self.threads)
-        told = [fingerprint(), *writers, self.watch.name, str(self.target), calls]
+        watched = self.watch.told(self.schedule, self.plan)
+        told = [fingerprint(), *writers, watched, str(self.target), calls]
         return sha256("\n".join(told).encode()).hexdigest()
 
     def _filled_constants(self) -> Array:
@@ -221,9 +213,7 @@ class Executable:
         self.traced = graph
         with collection_paused():
             self.graph = passes.simplify_for_kernels(graph)
-            self.program = Program(
-                lowered(self.graph), target, guarded=guarded, threads=threads, watch=watch
-            )
+            self.program = Program(lowered(self.graph), target, guarded=guarded, threads=threads, watch=watch)
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
         return self.program(values)
@@ -242,15 +232,18 @@ class Executable:
         return self.program.show(what)
 
 
-def compile_graph(graph: Graph) -> Executable | reference.Executable:
+def compile_graph(
+    graph: Graph, make: Callable[[Graph], Executable] = Executable,
+    fallback: Callable[[Graph], reference.Executable] = reference.compile_graph,
+) -> Executable | reference.Executable:  # fmt: skip
     """A function from the values of the graph's inputs to those of its outputs.
 
     What has no kernel yet runs on the reference backend, and says so: the values are the same, only later.
     """
     try:
-        return Executable(graph)
+        return make(graph)
     except Unsupported as reason:
         file, line = user_line()
         told = f"{reason}; the whole program runs on the numpy backend instead"
         warnings.warn_explicit(told, UserWarning, file or "<unknown>", line)
-        return reference.compile_graph(graph)
+        return fallback(graph)

@@ -20,6 +20,7 @@ from chainrule.backends.native.watching import Pointer, Watch, memory_of, ticks
 from chainrule.graph import Array, Graph
 from chainrule.schedule.kernels import Kernel, Schedule, Special, targets
 from chainrule.schedule.listing import aligned, cost
+from chainrule.schedule.memory import Plan
 from chainrule.schedule.reasons import PARTS, line_of, made_of, shares
 
 _FIELDS = 2
@@ -33,11 +34,12 @@ class Timing(Watch):
             and for each array that is gathered
     """
 
-    name = "timing"
-
     def __init__(self) -> None:
         self.rounds: list[Array] = []
         self._kernels = 0
+
+    def told(self, schedule: Schedule, plan: Plan) -> str:
+        return "timing"
 
     def bytes(self, schedule: Schedule) -> int:
         return 8 * _FIELDS * (len(schedule.innermost) + 1 + len(schedule.inputs))

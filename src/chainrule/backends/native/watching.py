@@ -7,24 +7,24 @@ to the step: see `profile` (how long does each kernel take?) and `checked` (who 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from chainrule.backends.native.emit import Function
 from chainrule.backends.native.values import POINTER, Value
 from chainrule.graph import Array
 from chainrule.schedule.kernels import Access, Kernel, Schedule, View
-from chainrule.schedule.memory import WATCH
+from chainrule.schedule.memory import WATCH, Plan
 
 Pointer = Callable[[Access | View], Value]
 """Where an access of the running kernel begins."""
 
 
 class Watch:
-    """Watches nothing.
+    """Watches nothing."""
 
-    name  tells the code of one watch from that of another
-    """
-
-    name = ""
+    def told(self, schedule: Schedule, plan: Plan) -> str:
+        """Everything its code depends on besides the calls of the kernels, as text."""
+        return ""
 
     def bytes(self, schedule: Schedule) -> int:
         """Memory of the watch in every frame, zeros at first."""
@@ -57,8 +57,15 @@ def memory_of(function: Function, table: Value) -> Value:
 
 
 def ticks(function: Function) -> Value:
-    """The processor's counter of time, in units of its own (see `machine.ticks_per_second`)."""
+    """The processor's counter of time, in units of its own (see `machine.ticks_per_second`).
+
+    It is read when everything before is done and before anything after it begins: processors work ahead.
+    """
     if function.module.triple.startswith(("aarch64", "arm64")):
         # The cycle counter is closed to programs there; the timer that all cores share is open.
-        return function.emit("i64", 'call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()')
-    return function.intrinsic("llvm.readcyclecounter", "i64", [])
+        return function.emit("i64", 'call i64 asm sideeffect "isb; mrs $0, cntvct_el0; isb", "=r"()')
+    fence = partial(function.intrinsic, "llvm.x86.sse2.lfence", "void", [])
+    fence()
+    read = function.intrinsic("llvm.readcyclecounter", "i64", [])
+    fence()
+    return read

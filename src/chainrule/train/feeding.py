@@ -1,0 +1,48 @@
+"""Batches of rows: those of the caller, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from chainrule import nn
+from chainrule.data.windows import Windows
+from chainrule.errors import BoundsError, DataError, ShapeError
+
+Array = np.ndarray[Any, Any]
+
+
+def batch_of(leaves: Sequence[Array], rows: Array) -> list[Array]:
+    """The rows of every array."""
+    return [np.take(leaf, rows, axis=0) for leaf in leaves]
+
+
+def given(batches: Any, steps: int, count: int) -> Iterator[Array]:
+    """Batches of the caller's as one block; `count`: how many rows there are."""
+    indices = np.asarray(batches)
+    fits = indices.ndim == 2 and indices.dtype.kind in "iu" and indices.shape[1] > 0
+    if not fits or len(indices) < steps:
+        raise ShapeError(
+            f"batches must be an integer array of shape (steps, batch) with at least {steps} steps and "
+            f"batches of one row or more, not {indices.dtype}{list(indices.shape)}"
+        )
+    indices = indices[:steps]
+    first, last = (indices.min(), indices.max()) if steps else (0, 0)
+    if first < 0 or last >= count:
+        raise BoundsError(f"batches name rows from {first} to {last}, but the rows are 0 to {count - 1}")
+    return iter([indices] if steps else [])
+
+
+def check_classes(loss: Any, data: Any) -> None:
+    """A negative class number would count from the end, as indices do in NumPy, and train in silence."""
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        numbers = np.asarray(data.stream if isinstance(data, Windows) else data[1])
+        wrong = (numbers < 0) & (numbers != loss.ignore_index)
+        if numbers.dtype.kind in "iu" and wrong.any():
+            row = int(np.argwhere(wrong)[0][0])
+            raise DataError(
+                f"the targets hold the class number {numbers[row]!s}, first in row {row}: classes are "
+                "counted from 0. Number them 0, 1, 2, ..."
+            )
