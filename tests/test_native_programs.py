@@ -35,7 +35,15 @@ def faults(backend, first, count):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("native", FRESH), ("guarded", 40), ("avx2", 40), ("x86-64", 40), ("interpreter", 100), ("numpy", 50)],
+    [
+        ("native", FRESH),
+        ("guarded", 40),
+        ("avx2", 40),
+        ("x86-64", 40),
+        ("interpreter", 100),
+        ("in-place", 100),
+        ("numpy", 50),
+    ],
 )
 def test_fresh_programs_keep_to_their_bounds(name, count):
     first = int.from_bytes(os.urandom(5), "big")

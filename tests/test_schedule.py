@@ -226,11 +226,31 @@ def test_a_row_is_not_read_again_after_it_was_stored_over():
         run([Loops((2, 3), 1, 1, (doubled, total, late))], [x], [y], X)
 
 
+def test_what_a_walk_needs_is_read_before_it_stores():
+    x, y = buffer("x", (2, 3)), buffer("y", (2, 3))
+    doubled = Statement(call("add", load(x), load(x)), at(x))
+    negative = Statement(call("negative", load(x)), at(y))
+    memory = {x: X.reshape(-1).copy(), y: np.zeros(6)}
+    run_kernel(Loops((2, 3), 1, 1, (doubled, negative)), memory)
+    np.testing.assert_array_equal(memory[x], 2 * X.reshape(-1))
+    np.testing.assert_array_equal(memory[y], -X.reshape(-1))
+
+
+def test_a_total_is_stored_after_everything_is_read():
+    x, y = buffer("x", (2, 3)), buffer("y", (2, 3))
+    total = Statement(load(x), at(x, 0, 0), "sum", (0, 1))
+    shifted = Statement(load(x), at(y))
+    memory = {x: X.reshape(-1).copy(), y: np.zeros(6)}
+    run_kernel(Loops((2, 3), 1, 1, (total, shifted)), memory)
+    np.testing.assert_array_equal(memory[x], [X.sum(), *X.reshape(-1)[1:]])
+    np.testing.assert_array_equal(memory[y], X.reshape(-1))
+
+
 def test_statements_keep_to_rows_and_order():
     x, y, s = buffer("x", (2, 3)), buffer("y", (2, 3)), buffer("s", ())
     everything = Statement(load(x), at(s, 0, 0), "sum", (0, 1))
     for statements, told in (
-        ((Statement(result(everything), at(y)), everything), "does not come before"),
+        ((Statement(result(Statement(load(x), None)), at(y)),), "does not come before"),
         ((everything, Statement(result(everything), at(y))), "only when the kernel ends"),
         ((Statement(load(x), None, per_row=True),), "read by row but moves along inner axes"),
         ((Statement(call("less", load(x), load(x)), at(y)),), "less gives bool"),

@@ -68,14 +68,29 @@ def interpreter(graph: Graph) -> Callable[[Sequence[Any]], Sequence[Any]]:
     return lambda values: interpret(lowered, values)
 
 
+def in_place(graph: Graph) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """As a training step is lowered: outputs end in the memory of inputs of their type, in padded rows."""
+    kernels = verify(passes.simplify_for_kernels(graph))
+    free = dict(enumerate(kernels.inputs))
+    state: dict[int, int] = {}
+    for number, output in enumerate(kernels.outputs):
+        like = next((k for k, each in free.items() if each.type == output.type), None)
+        if like is not None:
+            state[number] = like
+            del free[like]
+    lowered = schedule(kernels, owned=True, state=state)
+    return lambda values: interpret(lowered, values)
+
+
 def backend_called(name: str) -> Backend:
-    """A backend of the engine; the interpreter of schedules; or native code of a special kind.
+    """A backend of the engine; an interpreter of schedules; or native code of a special kind.
 
     "avx2" and "x86-64" are made for those targets; "guarded" has pages around every array, and a touch of
     them ends the process.
     """
     special: dict[str, Backend] = {
         "interpreter": interpreter,
+        "in-place": in_place,
         "guarded": lambda graph: Executable(graph, guarded=True),
         "avx2": lambda graph: Executable(graph, restricted("avx2")),
         "x86-64": lambda graph: Executable(graph, restricted("x86-64")),
@@ -308,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the first program; drawn if not given")
     parser.add_argument("--count", type=int, default=1000, help="programs, with consecutive seeds")
     parser.add_argument(
-        "--backend", default="native", help="native, avx2, x86-64, guarded, numpy, or interpreter"
+        "--backend", default="native", help="native, avx2, x86-64, guarded, numpy, interpreter or in-place"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--show", type=int, default=5, help="faults to make small and print")

@@ -1,9 +1,9 @@
 """Schedules run by NumPy, plainly: the oracle for lowering, and for the machine code of kernels.
 
-Every access becomes an array of the positions it visits; every statement is computed over its whole space
-at once. So what a kernel must not do can be looked up in those arrays: touch what lies outside of a buffer,
-store an element twice, read what it has stored. Memory begins as NaN (integers: a pattern), so that a read of
-what nobody wrote shows in the result.
+Every access becomes an array of the positions it visits; every statement is computed over its whole space at
+once, walk by walk. So what a kernel must not do can be looked up in those arrays: touch what lies outside of
+a buffer, store an element twice, read what it has stored. Memory begins as NaN (integers: a pattern), so that
+a read of what nobody wrote shows in the result.
 """
 
 from __future__ import annotations
@@ -162,16 +162,36 @@ class _Run:
         self.known: dict[tuple[Expression, bool], Any] = {}  # the bool: per row
 
     def statements(self) -> None:
-        """All of them; what they store beyond the end of a row comes last, where it harms most."""
+        """Walk by walk; what they store beyond the end of a row comes last, where it harms most."""
         for statement in self.kernel.statements:
             self._check_in_place(statement)
-            self.results[statement] = value = self._combined(statement)
-            if statement.target is not None:
-                self._store(statement, statement.target, value)
-            if any(axis >= self.rows for axis in statement.over):
-                self.known = {}  # the points of the row are visited anew, and their loads repeated
+        walks = {each: self._walk(each.value) for each in self.kernel.statements}
+        for number in sorted(set(walks.values())):
+            self.known = {}  # the points of the row are visited anew, and their loads repeated
+            for per_row in (True, False):
+                self._together([s for s, at in walks.items() if at == number and s.per_row == per_row])
+        for each in filter(self._is_total, self.kernel.statements):
+            if each.target is not None:
+                self._store(each, each.target, self.results[each])
         for target, at in self.overruns:
             self._overrun(target, at)
+
+    def _together(self, statements: Sequence[Statement]) -> None:
+        """Statements of one walk: all values of a point are there before any is stored."""
+        for each in statements:
+            self.results[each] = self._combined(each)
+        for each in statements:
+            if each.target is not None and not self._is_total(each):
+                self._store(each, each.target, self.results[each])
+
+    def _is_total(self, statement: Statement) -> bool:
+        """Whether a value is complete only when the kernel ends; it is stored after everything is read."""
+        return any(axis < self.rows for axis in statement.over)
+
+    def _walk(self, value: Expression) -> int:
+        """How many walks over the rows have to be over before a value can be computed."""
+        earlier = (each.attributes["statement"] for each in expressions([value]) if each.op == "result")
+        return max((bool(each.combiner) + self._walk(each.value) for each in earlier), default=0)
 
     def _space(self, statement: Statement) -> Shape:
         """The points at which a statement is computed."""
@@ -234,7 +254,7 @@ class _Run:
     def _result(self, statement: Statement) -> Array:
         if statement not in self.results:
             raise GraphError("a statement uses the result of one that does not come before it")
-        if any(axis < self.rows for axis in statement.over):
+        if self._is_total(statement):
             raise GraphError("a statement uses what is complete only when the kernel ends")
         return self.results[statement]
 
@@ -288,7 +308,7 @@ class _Run:
     def _check_in_place(self, statement: Statement) -> None:
         """A target is the memory of a load with the same strides, or of none."""
         target = statement.target
-        if target is None:
+        if target is None or self._is_total(statement):
             return
         at = self._stored_at(statement, target)
         repeated = at.size != np.unique(at).size
@@ -299,8 +319,7 @@ class _Run:
             whole = summed and number < 2
             read = elements(access, self.kernel.extents if whole else self._touched(access))
             alike = not whole and (access.offset, access.strides) == (target.offset, target.strides)
-            alike = alike and not repeated and not any(axis < self.rows for axis in statement.over)
-            if not alike and np.isin(at, read).any():
+            if not (alike and not repeated) and np.isin(at, read).any():
                 raise GraphError(f"a target lies over {access.buffer.name}, which is read with other strides")
 
     def _touched(self, access: Access) -> Shape:

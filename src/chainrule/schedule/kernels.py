@@ -121,9 +121,10 @@ class Loops:
 
     The first `rows` axes are the rows. For every point of them the statements run in order, each over the
     inner axes (unless it is `per_row`); a statement may use "result"s of earlier ones: elementwise at the
-    same point, or the row's combined value. `lane` is the axis to vectorise (of rows or inner ones): along it
-    most accesses have stride 1 or 0, any stride must work. An axis may have length 0 or 1. There may be no
-    axis.
+    same point, or the row's combined value. Those that wait for the same combined values are one walk: what
+    they need at a point is read before any of them stores there (and the row's before that). `lane` is the
+    axis to vectorise (of rows or inner ones): along it most accesses have stride 1 or 0, any stride must
+    work. An axis may have length 0 or 1. There may be no axis.
     """
 
     extents: Shape

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.schedule.kernels import (
-    Access,
-    Statement,
-    expressions,
-)
+from chainrule.schedule.kernels import Access, Contraction, Loops, Statement, expressions
 
 
 def accesses_of(statements: Sequence[Statement]) -> list[Access]:
@@ -16,6 +12,17 @@ def accesses_of(statements: Sequence[Statement]) -> list[Access]:
     values = expressions(statement.value for statement in statements)
     found = [each.attributes["access"] for each in values if each.op == "load"]
     return found + [statement.target for statement in statements if statement.target is not None]
+
+
+def stores_again(kernel: Loops | Contraction, statement: Statement) -> bool:
+    """Whether several points store one element: in place, the second would read what the first stored."""
+    assert statement.target is not None
+    rows = kernel.outputs if isinstance(kernel, Contraction) else kernel.rows
+    if any(axis < rows for axis in statement.over):
+        return False  # stored once, when the kernel ends
+    count = rows if statement.per_row or statement.over else len(statement.target.strides)
+    points = zip(kernel.extents[:count], statement.target.strides[:count], strict=True)
+    return any(extent > 1 and not stride for extent, stride in points)
 
 
 def stage_of(statement: Statement) -> int:

@@ -34,7 +34,7 @@ from chainrule.schedule.kernels import (
     read_and_written,
 )
 from chainrule.schedule.layouts import Layouts
-from chainrule.schedule.looking import accesses_of, stage_of
+from chainrule.schedule.looking import accesses_of, stage_of, stores_again
 from chainrule.schedule.moves import copy, fill, part_of, total
 from chainrule.schedule.products import affine, as_loops, positions
 from chainrule.schedule.scans import lower_scan
@@ -226,6 +226,9 @@ class _Lowering:
         touching = [
             each for each in kernel.statements if {written, old} & {a.buffer for a in accesses_of([each])}
         ]
+        writers = [each for each in touching if each.target is not None and each.target.buffer is written]
+        if any(stores_again(kernel, each) for each in writers):
+            return False
         stages = {(each.per_row, stage_of(each)) for each in touching}
         return len(mine) == 1 and theirs == {(next(iter(mine)), 0)} and len(stages) == 1
 
