@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from chainrule.train.callbacks import Callback, Progress
-from chainrule.train.fitting import fit
-from chainrule.train.loop import Interrupted
-from chainrule.train.result import Run
-from chainrule.train.table import load, resume
-from chainrule.train.trainer import Trainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chainrule.train.callbacks import Callback, Progress
+    from chainrule.train.fitting import fit
+    from chainrule.train.loop import Interrupted
+    from chainrule.train.result import Run
+    from chainrule.train.table import load, resume
+    from chainrule.train.trainer import Trainer
 
 __all__ = ["Callback", "Interrupted", "Progress", "Run", "Trainer", "fit", "load", "resume"]
+
+_HOMES = {
+    "Callback": "callbacks",
+    "Progress": "callbacks",
+    "fit": "fitting",
+    "Interrupted": "loop",
+    "Run": "result",
+    "load": "table",
+    "resume": "table",
+    "Trainer": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found
