@@ -6,6 +6,7 @@ runs it again.
 
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def crashing(graph: Graph):
 
     def run(values):
         if "tan" in names:
-            os.abort()
+            os.kill(os.getpid(), signal.SIGKILL)
         while "cos" in names:
             pass
         return graph.evaluate(np, *values)
@@ -122,7 +123,7 @@ def test_a_crash_and_a_hang_are_faults_and_the_rest_goes_on(monkeypatch):
     monkeypatch.setattr(fuzz, "random_program", programs.__getitem__)
     found = {each.seed: each.fault for each in fuzz.outcomes(range(8), crashing, jobs=2)}
     assert sorted(found) == list(range(8))
-    assert found[3] == "the process died of SIGABRT"
+    assert found[3] == "the process died of SIGKILL"
     assert found[5] == "no end within 1 s"
     assert not any(found[seed] for seed in range(8) if seed not in texts)
 
