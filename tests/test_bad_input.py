@@ -359,20 +359,22 @@ def test_ctrl_c_in_mid_epoch_saves_and_says_how_to_go_on(chainrule: Command) -> 
 
 def test_ctrl_c_and_resume_end_as_without(chainrule: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights, bit for bit, whether or not training was interrupted in mid-epoch."""
-    from chainrule.train.trainer import Trainer
+    from chainrule.train import stepping
 
     table = write(houses())
     settings = ("--target", "price", "--no-baselines", "--no-report", "--epochs", "5", "--hidden", "8")
     assert chainrule("train", table, *settings, "--runs", "whole").status == 0
-    step, taken = Trainer._batch, []
+    slices, taken = stepping.Pace.slices, []
 
-    def interrupting(leaves: list[np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
-        taken.append(len(rows))
-        if len(taken) == 7:
-            signal.raise_signal(signal.SIGINT)
-        return step(leaves, rows)
+    def interrupting(pace: stepping.Pace, block: np.ndarray) -> Iterator[np.ndarray]:
+        pace._fixed = pace._steps = 1  # step by step, whatever the machine's speed
+        for part in slices(pace, block):
+            yield part
+            taken.append(len(part))
+            if len(taken) == 7:
+                signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "_batch", staticmethod(interrupting))
+    monkeypatch.setattr(stepping.Pace, "slices", interrupting)
     refused(chainrule("train", table, *settings, "--runs", "cut"), "--resume cut/")
     assert (
         chainrule("train", "--resume", "latest", "--runs", "cut", "--no-baselines", "--no-report").status == 0
