@@ -31,6 +31,7 @@ class Module:
         self.functions: dict[str, Function] = {}
         self._declarations: dict[str, str] = {}
         self._globals: dict[str, str] = {}
+        self._names: list[str] = []
 
     def declare(self, name: str, result: str, arguments: Sequence[str]) -> None:
         """Make a function from elsewhere, such as an intrinsic, known."""
@@ -50,10 +51,17 @@ class Module:
         self._globals.setdefault(name, f"@{name} = internal global {type_} {initial}")
         return Value(f"@{name}", POINTER)
 
+    def named(self, name: str) -> Value:
+        """A name as an argument of an intrinsic, such as that of a register of the processor."""
+        if name not in self._names:
+            self._names.append(name)
+        return Value(f"!{self._names.index(name)}", "metadata")
+
     def text(self) -> str:
         """The whole module in LLVM's assembly language."""
         parts = [f'target triple = "{self.triple}"' if self.triple else "", *self._globals.values()]
         parts += [*(each.text() for each in self.functions.values()), *self._declarations.values()]
+        parts += [f'!{number} = !{{!"{name}"}}' for number, name in enumerate(self._names)]
         return "\n".join(part for part in parts if part) + "\n"
 
 

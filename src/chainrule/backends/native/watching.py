@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from chainrule.backends.native.emit import Function
-from chainrule.backends.native.values import POINTER, Value
+from chainrule.backends.native.values import POINTER, Value, constant
 from chainrule.graph import Array
 from chainrule.schedule.kernels import Access, Kernel, Schedule, View
 from chainrule.schedule.memory import WATCH, Plan
@@ -63,9 +63,13 @@ def ticks(function: Function) -> Value:
     """
     if function.module.triple.startswith(("aarch64", "arm64")):
         # The cycle counter is closed to programs there; the timer that all cores share is open.
-        return function.emit("i64", 'call i64 asm sideeffect "isb; mrs $0, cntvct_el0; isb", "=r"()')
-    fence = partial(function.intrinsic, "llvm.x86.sse2.lfence", "void", [])
+        fence = partial(function.intrinsic, "llvm.aarch64.isb", "void", [constant(15, "i32")])
+        counter = function.module.named("cntvct_el0")
+        read = partial(function.intrinsic, "llvm.read_volatile_register.i64", "i64", [counter])
+    else:
+        fence = partial(function.intrinsic, "llvm.x86.sse2.lfence", "void", [])
+        read = partial(function.intrinsic, "llvm.readcyclecounter", "i64", [])
     fence()
-    read = function.intrinsic("llvm.readcyclecounter", "i64", [])
+    now = read()
     fence()
-    return read
+    return now
