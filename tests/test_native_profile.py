@@ -175,6 +175,16 @@ def test_every_stage_of_a_step_can_be_shown() -> None:
     assert "sum = Σ p0 × p1" in stages["nests"]
     assert "define internal void @step" in ours.show("llvm")
     assert "step:" in ours.show("asm")
+    name = stages["kernels"].splitlines()[2].split()[1]
+    assert ours.show(f"llvm {name}").count("define") == 1
+    assert ours.show(f"asm {name}").startswith(f"{name}:")
+    with pytest.raises(ValueError, match=r"no function 'loops_99': choose one of .*step"):
+        ours.show("asm loops_99")
+    memory = ours.show("memory").splitlines()
+    weight = next(line.split() for line in memory if " 0.weight " in line)
+    assert weight[1:4] == ["4,096", "0.weight", "float32[64,8]"]
+    assert any(line.endswith("in the place of 0.weight") for line in memory)
+    assert re.fullmatch(r"arena [\d,]+ bytes, constants [\d,]+ bytes", memory[0])
     assert "float32[16,64]" in ours.show("graph", (X, Y), rows=16)
     assert "def run" in numpy_shown(trainer("numpy"))
 

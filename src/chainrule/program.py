@@ -155,8 +155,8 @@ class Compiled:
         """What was traced so far, as text: "graph", or what the backend shows of how it runs.
 
         Both backends have "passes" (what each pass left) and "simplified" (the graph after them). The native
-        one has "kernels" (a table), "nests" (their loops), "llvm" and "asm"; the numpy one "python" (the
-        function that runs).
+        one has "kernels" (a table), "nests" (their loops), "memory" (where arrays lie), "llvm" and "asm", and
+        "llvm NAME" or "asm NAME" for one function; the numpy one "python" (the function that runs).
         """
         specialisations = [each for made in self._specialisations.values() for each in made]
         if what == "graph":

@@ -20,9 +20,11 @@ from chainrule.schedule.kernels import (
     places,
     walked,
 )
+from chainrule.schedule.memory import ARENA, CONSTANTS, Plan, home_of, lifetimes
 from chainrule.schedule.reasons import made_for, made_of
 from chainrule.schedule.structure import structure
 
+_BLOCKS = {ARENA: "arena", CONSTANTS: "constants"}
 _LEAVES = ("load", "constant", "result", "sum", "position")
 
 
@@ -138,7 +140,8 @@ def _nest(schedule: Schedule, name: str, kernels: Sequence[int]) -> str:
     for place in kernels:
         listed = places(innermost[place])
         given = ", ".join(f"p{k}={_named(each.buffer, each.offset)}" for k, each in enumerate(listed))
-        lines.append(f"  kernel {place}: {given}")
+        reason = made_for(innermost[place])
+        lines.append(f"  kernel {place}{reason and f' ({reason})'}: {given}")
     return "\n".join(lines) + "\n"
 
 
@@ -149,6 +152,30 @@ def _moves(loop: Repeat) -> str:
         start = _named(window.source, window.offset)
         lines.append(f"  {window.buffer.name} = {start} {window.step:+}·{turn}")
     return "\n".join(lines) + "\n"
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+def memory(schedule: Schedule, plan: Plan) -> str:
+    """A line per buffer: its rows in memory, where it lies, and from which kernel to which it is needed."""
+    first, last = lifetimes(schedule)
+    end = len(schedule.innermost) + 1
+    rows = [("where", "bytes", "buffer", "type", "strides", "role", "kernels")]
+    for buffer, place in sorted(plan.places.items(), key=lambda each: each[1]):
+        where = f"{_BLOCKS.get(place.slot, 'caller')}+{place.offset}"
+        size = f"{buffer.size * buffer.dtype.itemsize:,}"
+        type_ = f"{buffer.dtype}[{','.join(map(str, buffer.shape))}]"
+        home = home_of(buffer)
+        if buffer.role == "window":
+            where, times = "moves", ""
+        elif buffer is not home:
+            times = f"in the place of {home.name}"
+        elif home in first and (first[home], last[home]) != (0, end):
+            times = f"{max(first[home] - 1, 0)}–{min(last[home], end - 1) - 1}"
+        else:
+            times = "all"
+        rows.append((where, size, buffer.name, type_, str(buffer.strides), buffer.role, times))
+    sizes = f"arena {plan.arena.size:,} bytes, constants {plan.constants.size:,} bytes\n\n"
+    return sizes + aligned(rows, {1})
 
 
 def _named(buffer: Buffer, offset: int) -> str:

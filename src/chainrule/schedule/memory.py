@@ -76,13 +76,13 @@ def plan(schedule: Schedule, guarded: bool = False) -> Plan:
     constants = [each for each in buffers if each.role == "constant"]
     given = [each for each in buffers if is_given(each) and not guarded]
     kept = set(constants) | set(given)
-    temporaries = [each for each in dict.fromkeys(map(_home, buffers)) if each not in kept]
+    temporaries = [each for each in dict.fromkeys(map(home_of, buffers)) if each not in kept]
     found = {each: Place(GIVEN + number, 0) for number, each in enumerate(given)}
     blocks, arena = _isolated(temporaries) if guarded else _shared(schedule, temporaries)
     found.update({each: Place(ARENA, offset) for each, offset in blocks.items()})
     blocks, block = _isolated(constants) if guarded else _side_by_side(constants)
     found.update({each: Place(CONSTANTS, offset) for each, offset in blocks.items()})
-    found.update({each: found[_home(each)] for each in buffers if each.home is not None})
+    found.update({each: found[home_of(each)] for each in buffers if each.home is not None})
     slots = GIVEN + len(given)
     for window in schedule.windows:
         found[window.buffer] = Place(slots, 0)
@@ -109,7 +109,7 @@ def guarded_block(size: int) -> Region:
 
 # -- sharing by lifetime -------------------------------------------------------------------------------------
 def _shared(schedule: Schedule, buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]:
-    first, last = _lifetimes(schedule)
+    first, last = lifetimes(schedule)
     births: list[list[Buffer]] = [[] for _ in range(len(schedule.innermost) + 2)]
     deaths: list[list[Buffer]] = [[] for _ in births]
     for each in buffers:
@@ -124,36 +124,36 @@ def _shared(schedule: Schedule, buffers: Iterable[Buffer]) -> tuple[dict[Buffer,
     return offsets, Region(free.end)
 
 
-def _lifetimes(schedule: Schedule) -> tuple[dict[Buffer, int], dict[Buffer, int]]:
+def lifetimes(schedule: Schedule) -> tuple[dict[Buffer, int], dict[Buffer, int]]:
     """When each buffer is first and last touched: 0 before the first kernel, kernels from 1 on.
 
     What a loop touches outside of itself it touches from its first kernel to its last.
     """
-    first: dict[Buffer, int] = {_home(view.buffer): 0 for view in schedule.inputs}
+    first: dict[Buffer, int] = {home_of(view.buffer): 0 for view in schedule.inputs}
     last = dict(first)
 
     def touch(kernels: Iterable[Work], time: int) -> int:
         for kernel in kernels:
             begin = time + 1
             time = touch(kernel.kernels, time) if isinstance(kernel, Repeat) else begin
-            for buffer in map(_home, set().union(*read_and_written(kernel))):
+            for buffer in map(home_of, set().union(*read_and_written(kernel))):
                 first[buffer] = min(begin, first.get(buffer, begin))
                 last[buffer] = time
         return time
 
     end = touch(schedule.kernels, 0) + 1
     for view in schedule.outputs:
-        first.setdefault(_home(view.buffer), 0)
-        last[_home(view.buffer)] = end
+        first.setdefault(home_of(view.buffer), 0)
+        last[home_of(view.buffer)] = end
     for buffer in first:
         if buffer.role == "state":
             first[buffer], last[buffer] = 0, end
     return first, last
 
 
-def _home(buffer: Buffer) -> Buffer:
+def home_of(buffer: Buffer) -> Buffer:
     """The buffer that has memory of its own for this one."""
-    return buffer if buffer.home is None else _home(buffer.home)
+    return buffer if buffer.home is None else home_of(buffer.home)
 
 
 class _FreeList:

@@ -150,7 +150,8 @@ class Trainer:
         """The step as text, for batches of `rows` rows of `data`; without data, every step taken so far.
 
         what  "graph" (as traced), "passes" (what each pass left of it), "simplified" (the graph after them),
-              "kernels" (a table), "nests" (their loops), "llvm", "asm"; with backend="numpy", "python"
+              "kernels" (a table), "nests" (their loops), "memory" (where arrays lie), "llvm", "asm"; these
+              two with the name of a function, "asm loops_1", show one. With backend="numpy", "python"
         """
         made = list(self._steps.values()) if data is None else [self._example_step(*self.leaves(data), rows)]
         return "\n\n".join(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,11 +31,14 @@ def compile_object(text: str, target: Target) -> bytes:
     return made
 
 
-def assembly(text: str, target: Target) -> str:
-    """The same code as the processor's instructions, for people."""
+def assembly(text: str, target: Target, function: str = "") -> str:
+    """The same code as the processor's instructions, for people: all of it, or one function."""
     _, parsed = _parsed(text)
     made: str = _machine(target).emit_assembly(parsed)
-    return made
+    if not function:
+        return made
+    found = re.search(rf"^_?{re.escape(function)}:.*?(?=^\.?Lfunc_end)", made, re.MULTILINE | re.DOTALL)
+    return found[0] if found else ""
 
 
 class Code:

@@ -171,19 +171,31 @@ class Program:
 
     # -- showing ---------------------------------------------------------------------------------------------
     def show(self, what: str) -> str:
-        """As text: "kernels" (a table), "nests" (their loops), "llvm" (their code), "asm" (what runs)."""
-        match what:
+        """As text: "kernels" (a table), "nests" (their loops), "memory" (where arrays lie), "llvm", "asm".
+
+        "llvm NAME" and "asm NAME" are one function of these.
+        """
+        kind, _, name = what.partition(" ")
+        numbers, named = self.functions.numbers, self.functions.name
+        match kind:
             case "kernels":
-                return listing.table(self.schedule, self.functions.numbers, self.functions.name)
+                return listing.table(self.schedule, numbers, named)
             case "nests":
-                return listing.nests(self.schedule, self.functions.numbers, self.functions.name)
-            case "llvm":
-                return self.emit().module.text()
-            case "asm":
-                return assembly(self.emit().module.text(), self.target)
+                return listing.nests(self.schedule, numbers, named)
+            case "memory":
+                return listing.memory(self.schedule, self.plan)
+            case "llvm" | "asm":
+                module = self.emit().module
+                if name and name not in module.functions:
+                    raise ValueError(
+                        f"there is no function {name!r}: choose one of {', '.join(module.functions)}"
+                    )
+                if kind == "llvm":
+                    return module.functions[name].text() if name else module.text()
+                return assembly(module.text(), self.target, name)
         raise ValueError(
-            "the native backend can show only 'graph', 'passes', 'simplified', 'kernels', 'nests', 'llvm' "
-            f"and 'asm', not {what!r}"
+            "the native backend can show only 'graph', 'passes', 'simplified', 'kernels', 'nests', 'memory', "
+            f"'llvm' and 'asm', not {what!r}"
         )
 
 
