@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from string import ascii_letters
 from typing import Any
 
+import numpy as np
+
 from chainrule.errors import ShapeError
 from chainrule.nest import Nest, Read, along, broadcast_index, multiplied
 from chainrule.primitive import Composite, Draw, Primitive, Sample
-from chainrule.primitives._define import place_along
+from chainrule.primitives._define import in_numpy, place_along
 from chainrule.types import Shape, Type, broadcast_shapes, normalise_axis, promote_dtypes
 
 
@@ -113,6 +115,15 @@ def _einsum_type(*types: Type, subscripts: str) -> Type:
     labels, output = _parse(subscripts, [each.ndim for each in types])
     extents = _extents(labels, [each.shape for each in types])
     return Type(tuple(extents[each] for each in output), promote_dtypes([each.dtype for each in types]))
+
+
+def _einsum(xp: Any, *arrays: Any, subscripts: str) -> Any:
+    """Sums of nothing are 0; NumPy (2.4) would read what lies where an empty array begins, NaN perhaps."""
+    if in_numpy(xp) and not all(each.size for each in arrays):
+        labels, output = _parse(subscripts, [each.ndim for each in arrays])
+        extents = _extents(labels, [each.shape for each in arrays])
+        return np.zeros([extents[each] for each in output], np.result_type(*arrays))
+    return xp.einsum(subscripts, *arrays, optimize=len(arrays) > 2)
 
 
 def _einsum_pullback(ops: Any, g: Any, y: Any, *operands: Any, subscripts: str) -> list[Any]:
@@ -221,7 +232,7 @@ EINSUM = Primitive(
     "einsum",
     "Sum of products over labelled axes, in Einstein's notation.",
     _einsum_type,
-    lambda xp, *arrays, subscripts: xp.einsum(subscripts, *arrays, optimize=len(arrays) > 2),
+    _einsum,
     _einsum_pullback,
     (
         Sample((Draw((2, 3)), Draw((3, 4))), {"subscripts": "ij,jk->ik"}),
@@ -236,6 +247,7 @@ EINSUM = Primitive(
         Sample((Draw((2, 3, 4)), Draw((2, 5, 4))), {"subscripts": "bik,bjk->bij"}),
         Sample((Draw((2,)), Draw((3,))), {"subscripts": "i,j->ji"}),
         Sample((Draw((0, 3)), Draw((3,))), {"subscripts": "ij,j->i"}),
+        Sample((np.broadcast_to(np.nan, (0, 3)), Draw((0,))), {"subscripts": "ij,i->j"}, value=np.zeros(3)),
     ),
     _einsum_surface,
     oracle="numpy.einsum",
