@@ -6,6 +6,7 @@ values at hand, so that every line runs. Removing lines leaves a program: so wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from chainrule.types import type_of
 
 Array = np.ndarray[Any, Any]
 LARGEST = 4000  # elements of one value
+LONGEST = 10**6  # points of a loop
 FAR = 1e4  # magnitude up to which values are drawn on
 EXTENTS = (1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 33)
 INTEGERS = ("int64", "int32", "int64", "uint8", "int8", "uint32", "int16")
@@ -399,6 +401,8 @@ class Drawing:
                 term += label
             terms.append(term)
         labels = list(dict.fromkeys("".join(terms)))
+        if math.prod(next(n for n, known in of_length.items() if each in known) for each in labels) > LONGEST:
+            return "", [None]
         output = "".join(each for each in self.random.permutation(labels) if self.random.random() < 0.6)
         names = ", ".join(f"@{k}" for k in range(count))
         return f"cr.einsum({','.join(terms) + '->' + output!r}, {names})", values
