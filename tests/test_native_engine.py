@@ -463,3 +463,10 @@ def test_after_fork_no_lock_is_held_by_nobody() -> None:
     if child == 0:
         os._exit(0 if compiled(x, at).tolist() == [4.0, 0.0] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the worker fills the address space with Linux's means")
+def test_code_is_loaded_in_a_crowded_address_space() -> None:
+    worker = Path(__file__).with_name("crowded_worker.py")
+    ran = subprocess.run([sys.executable, str(worker)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr

@@ -46,7 +46,9 @@ class Code:
 
     def __init__(self, content: bytes, target: Target) -> None:
         llvm, empty = _parsed("")
-        self._engine = llvm.create_mcjit_compiler(empty, _machine(target))
+        # This memory manager lays the sections side by side. Elsewhere, in a process whose address space is
+        # crowded, code may come to lie too far from its constants, and LLVM ends the process.
+        self._engine = llvm.create_mcjit_compiler(empty, _machine(target), use_lmm=True)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
         self._engine.finalize_object()
 
