@@ -209,7 +209,7 @@ class Joining:
             return False
         if self.group.kind == "contraction" and not self._is_total(node, over_axes):
             return False
-        if not self._add_operand(operand, axes) or not self._can_combine(over_axes):
+        if not self._add_operand(operand, axes) or not self._can_combine(over_axes, axes):
             return False
         self.axes[node] = reduced_axes(node, axes)
         self.over[node], self.inside[node] = over_axes, axes
@@ -220,10 +220,12 @@ class Joining:
         output = {k for k, n in enumerate(self.extents) if n != 1 and k not in self.group.summed}
         return node.name == "sum" and over == output and node.dtype.kind == "f" and self.grouping.owned
 
-    def _can_combine(self, over: frozenset[int]) -> bool:
+    def _can_combine(self, over: frozenset[int], inside: Axes) -> bool:
+        """True for what a loop can combine: all that is inside of its rows, or what belongs to rows alone."""
         everything = frozenset(range(len(self.extents)))
         if self.rows is not None:
-            return over >= everything - self.rows
+            of_rows = all(axis in self.rows for along in inside for axis in along)
+            return of_rows or over >= everything - self.rows
         others = [*self.group.over.values(), *self.over.values(), over]
         smallest = min(others, key=len)
         return all(each >= smallest for each in others)
