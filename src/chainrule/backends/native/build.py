@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from chainrule.backends.native.target import Target
 
 _CODEGEN = 2
@@ -46,9 +48,7 @@ class Code:
 
     def __init__(self, content: bytes, target: Target) -> None:
         llvm, empty = _parsed("")
-        # This memory manager lays the sections side by side. Elsewhere, in a process whose address space is
-        # crowded, code may come to lie too far from its constants, and LLVM ends the process.
-        self._engine = llvm.create_mcjit_compiler(empty, _machine(target), use_lmm=True)
+        self._engine = llvm.create_mcjit_compiler(empty, _machine(target), use_lmm=_lies_together(content))
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
         self._engine.finalize_object()
 
@@ -62,6 +62,38 @@ class Code:
     def function(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
         """The function `name` on these ctypes; the interpreter is free for other threads while it runs."""
         return ctypes.CFUNCTYPE(result, *arguments)(self.address(name))
+
+
+# What is read of an ELF file's headers, see elf(5).
+_SECTION = np.dtype(
+    {
+        "names": ["type", "at", "size"],
+        "formats": ["<u4", "<u8", "<u8"],
+        "offsets": [4, 24, 32],
+        "itemsize": 64,
+    }
+)
+_SYMBOL = np.dtype({"names": ["section"], "formats": ["<u2"], "offsets": [6], "itemsize": 24})
+_SYMBOL_TABLE = 2
+
+
+def _lies_together(content: bytes) -> bool | None:
+    """True if the sections of an object shall be loaded side by side; None where LLVM decides.
+
+    LLVM takes memory for each section wherever there is some. In a process whose address space is crowded,
+    code may come to lie more than 2 GB from its constants, and LLVM ends the process. llvmlite's own memory
+    manager takes it all at once, but has no room for what calls of functions elsewhere need on x86: objects
+    that have any (in ELF: a symbol of no section besides the first) are left to LLVM.
+    """
+    if not content.startswith(b"\x7fELF\2\1"):
+        return None
+    start, count = int.from_bytes(content[40:48], "little"), int.from_bytes(content[60:62], "little")
+    for section in np.frombuffer(content, _SECTION, count, start):
+        if section["type"] == _SYMBOL_TABLE:
+            symbols = np.frombuffer(content, _SYMBOL, section["size"] // _SYMBOL.itemsize, section["at"])
+            if not symbols["section"][1:].all():
+                return None
+    return True
 
 
 @contextmanager
