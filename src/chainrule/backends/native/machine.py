@@ -33,9 +33,9 @@ from chainrule.errors import RunError
 _ACCUMULATORS = 12
 """More than the latency of a multiply-add times how many begin at once; fewer than AVX2 has registers."""
 _TURNS = 100_000
-_COPIED = 64 << 20
+_COPIED = 128 << 20
 """Bytes: twice this is beyond the caches of most processors."""
-_ROUNDS, _COPIES = 5, 3
+_ROUNDS, _COPIES = 5, 2
 _LOOKS = 1000
 
 
