@@ -125,9 +125,7 @@ def _turned_weights(graph: Graph) -> set[Node]:
                 counts = kept.setdefault(weight, [0, 0])
                 for axis, along in enumerate(axes):
                     counts[axis] += math.prod(nest.extents) * (along in nest.output)
-    turned = {
-        weight for weight, (rows, columns) in kept.items() if rows > columns and min(weight.shape) >= ROW
-    }
+    turned = {weight for weight, (rows, columns) in kept.items() if rows > columns and weight.shape[0] >= ROW}
     return _connected(graph, turned)
 
 
