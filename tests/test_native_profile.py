@@ -182,7 +182,7 @@ def test_every_stage_of_a_step_can_be_shown() -> None:
         ours.show("asm loops_99")
     memory = ours.show("memory").splitlines()
     weight = next(line.split() for line in memory if " 0.weight " in line)
-    assert weight[1:4] == ["4,096", "0.weight", "float32[64,8]"]
+    assert weight[2:4] == ["0.weight", "float32[64,8]"]
     assert any(line.endswith("in the place of 0.weight") for line in memory)
     assert re.fullmatch(r"arena [\d,]+ bytes, constants [\d,]+ bytes", memory[0])
     assert "float32[16,64]" in ours.show("graph", (X, Y), rows=16)

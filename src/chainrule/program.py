@@ -7,17 +7,15 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial, update_wrapper
+from importlib import import_module
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from chainrule.active import is_transforming
 from chainrule.backends import numpy as reference
-from chainrule.backends.finding import CheckedReference
 from chainrule.backends.native import engine as native
-from chainrule.backends.native.checked import compile_checked
-from chainrule.backends.native.profile import Profile, profile_call
 from chainrule.control import Arguments
 from chainrule.errors import ChainruleError
 from chainrule.graph import CONSTANT, PLAIN, Node
@@ -27,16 +25,18 @@ from chainrule.trace import Program, inside_trace, own, trace_program
 from chainrule.tree import tree_map
 from chainrule.types import Type
 
+if TYPE_CHECKING:
+    from chainrule.backends.native.profile import Profile
+
 Executable = reference.Executable | native.Executable
 BACKENDS: dict[str, Callable[..., Executable]] = {
     "native": native.compile_graph,
     "numpy": reference.compile_graph,
 }
-CHECKED_BACKENDS: dict[str, Callable[..., Executable]] = {
-    "native": compile_checked,
-    "numpy": CheckedReference,
+_CHECKED = {
+    "native": ("backends.native.checked", "compile_checked"),
+    "numpy": ("backends.finding", "CheckedReference"),
 }
-"""The same, but the first operation that makes NaN or infinity is an error."""
 _KEPT = 64
 _MANY = 8
 
@@ -107,8 +107,7 @@ class Compiled:
                 "arguments; pad batches to one shape, or pass numbers that change as arrays",
                 stacklevel=5,
             )
-        backends = CHECKED_BACKENDS if self.checked else BACKENDS
-        return Specialisation(program, backends[self.backend](program.graph))
+        return Specialisation(program, compiler(self.backend, self.checked)(program.graph))
 
     def _key(self, given: Arguments) -> Hashable:
         """What a specialisation depends on: the structure, the types of arrays, everything else by value."""
@@ -149,7 +148,8 @@ class Compiled:
                 f"{self._name} runs on the numpy backend: only native code has kernels to time"
             )
         values = [np.asarray(each) for each in program.arrays([node.value for node in given.nodes])]
-        return profile_call(program.graph, values, repeats)
+        found: Profile = on_demand("backends.native.profile").profile_call(program.graph, values, repeats)
+        return found
 
     def show(self, what: str = "graph") -> str:
         """What was traced so far, as text: "graph", or what the backend shows of how it runs.
@@ -162,6 +162,20 @@ class Compiled:
         if what == "graph":
             return "\n\n".join(str(program.graph) for program, _ in specialisations)
         return "\n\n".join(run.show(what) for _, run in specialisations)
+
+
+def compiler(backend: str, checked: bool) -> Callable[..., Executable]:
+    """What makes a graph ready to run; `checked`: NaN or infinity that an operation makes is an error."""
+    if not checked:
+        return BACKENDS[backend]
+    module, name = _CHECKED[backend]
+    found: Callable[..., Executable] = getattr(on_demand(module), name)
+    return found
+
+
+def on_demand(module: str) -> Any:
+    """A module of the package that few programs need, imported when one does."""
+    return import_module(f"chainrule.{module}")
 
 
 def is_checked(asked: bool | None) -> bool:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from chainrule import passes
-from chainrule.backends.finding import kinds
-from chainrule.backends.native.checked import Looking, NotFiniteError, explained
-from chainrule.backends.native.profile import Profile, Timing, profiled
 from chainrule.backends.native.training import Training
 from chainrule.backends.native.watching import UNWATCHED, Watch
-from chainrule.errors import BoundsError, NumericalError
+from chainrule.errors import BoundsError
 from chainrule.graph import constant
-from chainrule.program import BACKENDS, CHECKED_BACKENDS
+from chainrule.program import compiler, on_demand
 from chainrule.schedule.kernels import Unsupported
 from chainrule.tensor import Cell
 from chainrule.trace import Program
+
+if TYPE_CHECKING:
+    from chainrule.backends.native.profile import Profile
 
 Array = np.ndarray[Any, Any]
 NOTED = 2
@@ -54,21 +54,26 @@ def stepper(program: Program, backend: str, checked: bool = False) -> Stepper:
     """The one for a backend; the reference, with a warning, for what native code cannot do yet."""
     if backend == "native":
         try:
-            return CheckedNativeSteps(program) if checked else NativeSteps(program)
+            return _looked_at().CheckedNativeSteps(program) if checked else NativeSteps(program)
         except Unsupported as reason:
             warnings.warn(f"{reason}: the training step runs on the numpy backend instead", stacklevel=5)
             backend = "numpy"
-    return PythonSteps(program, backend, checked)
+    return _looked_at().CheckedPythonSteps(program, backend) if checked else PythonSteps(program, backend)
+
+
+def _looked_at() -> Any:
+    return on_demand("train.checking")
 
 
 class PythonSteps:
     """Steps taken one by one."""
 
-    def __init__(self, program: Program, backend: str, checked: bool = False) -> None:
+    checked = False
+
+    def __init__(self, program: Program, backend: str) -> None:
         self.backend = backend
         self._program = program
-        self._checked = checked
-        self._execute = (CHECKED_BACKENDS if checked else BACKENDS)[backend](program.graph)
+        self._execute = compiler(backend, self.checked)(program.graph)
         self._state: dict[Cell, Any] = {}
 
     def load(self) -> None:
@@ -80,12 +85,14 @@ class PythonSteps:
             batch = [np.take(leaf, chosen, axis=0) for leaf in leaves]
             state = self._state
             given = [*batch, *(state[c] if c in state else c.numpy() for c in self._program.read)]
-            values = self._execute(given)
-            if self._checked:
-                check_given(self._program, leaves, chosen, given, values)
+            values = self._values(leaves, chosen, given)
             state.update(zip(self._program.written, values[NOTED:], strict=True))
             noted[number] = values[:NOTED]
         return noted
+
+    def _values(self, leaves: Sequence[Array], chosen: Array, given: Sequence[Array]) -> Sequence[Any]:
+        """What the step computes."""
+        return self._execute(given)
 
     def show(self, what: str) -> str:
         return self._execute.show(what)
@@ -141,85 +148,15 @@ class NativeSteps:
 
     def profile(self, leaves: Sequence[Array], rounds: Sequence[Array]) -> Profile:
         """Steps on some blocks of rows (steps, batch), the first to warm up; nothing of it is kept."""
-        timing = Timing()
+        profiling = on_demand("backends.native.profile")
+        timing = profiling.Timing()
         code = self._compiled(timing)
         code.load([cell.numpy() for cell in self._program.read])
         for rows in rounds:
             code.run(leaves, np.ascontiguousarray(rows, np.int64))
         del timing.rounds[0]
-        return profiled(code, timing, [len(rows) for rows in rounds[1:]])
-
-
-class CheckedNativeSteps(NativeSteps):
-    """Native steps whose first operation that makes NaN or infinity is an error.
-
-    When a slice has met one it is run again step by step, to know what the step was given.
-    """
-
-    def _compiled(self, watch: Watch) -> Training:
-        return super()._compiled(Looking() if watch is UNWATCHED else watch)
-
-    def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        before = self._state()
-        try:
-            noted = super().run(leaves, rows)
-            if np.isfinite(noted).all():
-                return noted
-        except NotFiniteError:
-            pass
-        noted = np.empty((len(rows), NOTED))
-        for number, chosen in enumerate(rows):
-            self._put_back(before)
-            noted[number] = self._step(leaves, chosen, before)
-            before = self._state()
-        return noted
-
-    def _step(self, leaves: Sequence[Array], chosen: Array, before: Sequence[Array]) -> Array:
-        given = [*(np.take(leaf, chosen, axis=0) for leaf in leaves), *before]
-        try:
-            noted: Array = super().run(leaves, chosen[None])[0]
-            check_given(self._program, leaves, chosen, given, noted)
-        except NotFiniteError as found:
-            self._put_back(before)
-            raise explained(found, self.code, self._graph, given) from None
-        except NumericalError:
-            self._put_back(before)
-            raise
-        return noted
-
-    def _put_back(self, values: Sequence[Array]) -> None:
-        self.code.forget()
-        self.code.load(values)
-
-    def _state(self) -> list[Array]:
-        """The values of the cells that a step reads, as they are now."""
-        new = dict(zip(self._program.written, self.code.state(), strict=True))
-        return [new.get(cell, cell.numpy()) for cell in self._program.read]
-
-
-def check_given(
-    program: Program,
-    leaves: Sequence[Array],
-    chosen: Array,
-    given: Sequence[Array],
-    noted: Sequence[Any] | Array,
-) -> None:
-    """Raise where a step's loss or gradient norm is not finite because of what the step was given."""
-    if np.isfinite([float(each) for each in noted[:NOTED]]).all():
-        return
-    for number, array in enumerate(given):
-        if not kinds(array):
-            continue
-        place = np.argwhere(~np.isfinite(array))[0]
-        if number < len(leaves):
-            told = f"array {number} of the data, in row {chosen[place[0]]}"
-            told += f" at {tuple(map(int, place[1:]))}" if place[1:].size else ""
-        else:
-            told = f"{program.read[number - len(leaves)].name}, at {tuple(map(int, place))}"
-        raise NumericalError(
-            f"the loss is {float(noted[0])} because of what the step was given: {array[tuple(place)]} in "
-            f"{told}. Fill gaps in the data, or leave such rows out"
-        )
+        found: Profile = profiling.profiled(code, timing, [len(rows) for rows in rounds[1:]])
+        return found
 
 
 class Pace:

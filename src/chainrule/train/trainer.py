@@ -8,20 +8,19 @@ back, so a step can be repeated, checkpointed and replayed exactly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule import optim, random
 from chainrule.backends.native.build import collection_paused
-from chainrule.backends.native.profile import Profile
 from chainrule.backends.native.training import row_is_dense
 from chainrule.data.windows import Windows
 from chainrule.errors import DataError, RunError, ShapeError
 from chainrule.nn import Module
 from chainrule.ops import as_array, no_grad, ops
 from chainrule.origin import Origin, because
-from chainrule.program import BACKENDS, CHECKED_BACKENDS, Executable, is_checked
+from chainrule.program import BACKENDS, Executable, compiler, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
 from chainrule.train.feeding import batch_of, check_classes, given
@@ -29,6 +28,9 @@ from chainrule.train.stepping import NativeSteps, Pace, Stepper, stepper
 from chainrule.transform import value_and_grad
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import Type, type_of
+
+if TYPE_CHECKING:
+    from chainrule.backends.native.profile import Profile
 
 Array = np.ndarray[Any, Any]
 OnStep = Callable[[float, float, int], bool | None]
@@ -329,8 +331,7 @@ class Trainer:
         key = (structure, tuple(type_of(each) for each in batch))
         if key not in self._forwards:
             program = trace_program(lambda *tensors: self.model(*unflatten(structure, tensors)), key[1])
-            backends = CHECKED_BACKENDS if self.checked else BACKENDS
-            self._forwards[key] = program, backends[self._backend](program.graph)
+            self._forwards[key] = program, compiler(self._backend, self.checked)(program.graph)
         return self._forwards[key]
 
     def evaluate(self, outputs: Any, targets: Any) -> float:
