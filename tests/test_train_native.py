@@ -191,6 +191,16 @@ def test_every_optimizer_trains_alike(optimizer: Any, clip_norm: float | None) -
     compare((X, Y), optimizer=optimizer, clip_norm=clip_norm)
 
 
+def test_a_very_deep_network() -> None:
+    """The norm of its 402 gradients is a long sum, and no recursion."""
+
+    def make() -> nn.Module:
+        layers = [each for _ in range(200) for each in (nn.Linear(2, 2), nn.Tanh())]
+        return nn.Sequential(*layers, nn.Linear(2, 1)).double()
+
+    compare((X[:, :2], Y), steps=2, make=make, clip_norm=1.0)
+
+
 # -- data --------------------------------------------------------------------------------------------------
 def test_windows_of_a_stream() -> None:
     tokens = GENERATOR.integers(0, 7, size=60)
