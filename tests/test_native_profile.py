@@ -29,6 +29,7 @@ Y = X[:, :2] ** 2
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> machine.Machine:
     """The machine's peaks as given numbers: measuring them is a test of its own."""
+    monkeypatch.delenv("CHAINRULE_THREADS", raising=False)
     given = machine.Machine(1e11, 1e10)
     monkeypatch.setattr("chainrule.backends.native.profile.machine", lambda: given)
     return given
