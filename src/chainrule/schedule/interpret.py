@@ -168,8 +168,12 @@ class _Run:
         walks = {each: self._walk(each.value) for each in self.kernel.statements}
         for number in sorted(set(walks.values())):
             self.known = {}  # the points of the row are visited anew, and their loads repeated
-            for per_row in (True, False):
-                self._together([s for s, at in walks.items() if at == number and s.per_row == per_row])
+            here = [each for each, at in walks.items() if at == number]
+            if self.rows == len(self.extents):  # a row is a point
+                self._together(here)
+            else:
+                for per_row in (True, False):
+                    self._together([each for each in here if each.per_row == per_row])
         for each in filter(self._is_total, self.kernel.statements):
             if each.target is not None:
                 self._store(each, each.target, self.results[each])
