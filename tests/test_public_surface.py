@@ -60,6 +60,12 @@ def test_no_submodule_takes_the_name_of_a_public_function() -> None:
     assert not submodules & functions
 
 
+@pytest.mark.parametrize("name", ["data", "train"])
+def test_no_module_takes_the_name_of_what_its_package_loads_on_first_use(name: str) -> None:
+    loaded = import_module(f"chainrule.{name}")._HOMES
+    assert not {path.stem for path in (SOURCE / name).iterdir()} & set(loaded)
+
+
 def test_what_is_written_from_the_records_is_fresh() -> None:
     """Run `python -m tools.stubs` after changing a record or the face."""
     assert stubs.stale() == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chainrule.data.examples import example_path
-    from chainrule.data.prepare import Part, Prepared, prepare
+    from chainrule.data.preparation import Part, Prepared, prepare
     from chainrule.data.preprocess import EmbeddedColumn, Features, Preprocessor
     from chainrule.data.reading import ames, read_table
     from chainrule.data.split import Split, split_rows
@@ -53,9 +53,9 @@ __all__ = [
 
 _HOMES = {
     "example_path": "examples",
-    "Part": "prepare",
-    "Prepared": "prepare",
-    "prepare": "prepare",
+    "Part": "preparation",
+    "Prepared": "preparation",
+    "prepare": "preparation",
     "EmbeddedColumn": "preprocess",
     "Features": "preprocess",
     "Preprocessor": "preprocess",

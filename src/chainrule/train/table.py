@@ -11,8 +11,8 @@ import numpy as np
 
 from chainrule import optim
 from chainrule import run as storage
-from chainrule.data.prepare import Prepared as PreparedTable
-from chainrule.data.prepare import prepare as prepare_table
+from chainrule.data.preparation import Prepared as PreparedTable
+from chainrule.data.preparation import prepare as prepare_table
 from chainrule.data.preprocess import Features, Preprocessor
 from chainrule.data.reading import read_table
 from chainrule.data.table import Table, suggestion
