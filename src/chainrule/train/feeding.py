@@ -15,8 +15,8 @@ Array = np.ndarray[Any, Any]
 
 
 def batch_of(leaves: Sequence[Array], rows: Array) -> list[Array]:
-    """The rows of every array."""
-    return [np.take(leaf, rows, axis=0) for leaf in leaves]
+    """The rows of every array. (`np.take` would first copy the whole of an array whose rows overlap.)"""
+    return [leaf[rows] for leaf in leaves]
 
 
 def given(batches: Any, steps: int, count: int) -> Iterator[Array]:

@@ -82,7 +82,7 @@ class PythonSteps:
     def run(self, leaves: Sequence[Array], rows: Array) -> Array:
         noted = np.empty((len(rows), NOTED))
         for number, chosen in enumerate(rows):
-            batch = [np.take(leaf, chosen, axis=0) for leaf in leaves]
+            batch = [leaf[chosen] for leaf in leaves]
             state = self._state
             given = [*batch, *(state[c] if c in state else c.numpy() for c in self._program.read)]
             values = self._values(leaves, chosen, given)
