@@ -30,6 +30,11 @@ def compile_object(text: str, target: Target) -> bytes:
     """
     _, parsed = _parsed(text)
     made: bytes = _machine(target).emit_object(parsed)
+    if not _lies_together(
+        made
+    ):  # LLVM will choose where its sections lie: addresses of 64 bits reach everywhere
+        _, parsed = _parsed(text)
+        made = _machine(target, far=True).emit_object(parsed)
     return made
 
 
@@ -75,6 +80,7 @@ _SECTION = np.dtype(
 )
 _SYMBOL = np.dtype({"names": ["section"], "formats": ["<u2"], "offsets": [6], "itemsize": 24})
 _SYMBOL_TABLE = 2
+_ELF = b"\x7fELF\2\1"
 
 
 def _lies_together(content: bytes) -> bool | None:
@@ -83,9 +89,10 @@ def _lies_together(content: bytes) -> bool | None:
     LLVM takes memory for each section wherever there is some. In a process whose address space is crowded,
     code may come to lie more than 2 GB from its constants, and LLVM ends the process. llvmlite's own memory
     manager takes it all at once, but has no room for what calls of functions elsewhere need on x86: objects
-    that have any (in ELF: a symbol of no section besides the first) are left to LLVM.
+    that have any (in ELF: a symbol of no section besides the first) are left to LLVM, with addresses of 64
+    bits in their code.
     """
-    if not content.startswith(b"\x7fELF\2\1"):
+    if not content.startswith(_ELF):
         return None
     start, count = int.from_bytes(content[40:48], "little"), int.from_bytes(content[60:62], "little")
     for section in np.frombuffer(content, _SECTION, count, start):
@@ -133,9 +140,13 @@ def _parsed(text: str) -> tuple[Any, Any]:
     return llvm, llvm.parse_assembly(text)
 
 
-def _machine(target: Target) -> Any:
+def _machine(target: Target, far: bool = False) -> Any:
     # A machine is never shared: an execution engine takes the one it is given over.
     chosen = _llvm().Target.from_triple(target.triple)
     return chosen.create_target_machine(
-        cpu=target.cpu, features=target.features, opt=_CODEGEN, reloc="pic", codemodel="default"
+        cpu=target.cpu,
+        features=target.features,
+        opt=_CODEGEN,
+        reloc="static" if far else "pic",
+        codemodel="large" if far else "default",
     )
