@@ -30,9 +30,8 @@ def compile_object(text: str, target: Target) -> bytes:
     """
     _, parsed = _parsed(text)
     made: bytes = _machine(target).emit_object(parsed)
-    if not _lies_together(
-        made
-    ):  # LLVM will choose where its sections lie: addresses of 64 bits reach everywhere
+    if made.startswith(_ELF) and not _lies_together(made):
+        # LLVM will choose where its sections lie: addresses of 64 bits reach everywhere.
         _, parsed = _parsed(text)
         made = _machine(target, far=True).emit_object(parsed)
     return made
