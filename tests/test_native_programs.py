@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.backends.native.engine import Executable
 from chainrule.graph import Graph
 from chainrule.trace import trace_program
-from chainrule.types import type_of
+from chainrule.types import Type, type_of
 from tools import fuzz
 from tools.enclosures import enclose, exactly
 from tools.programs import Input, Program, Step, draw, random_program
@@ -201,3 +202,12 @@ def test_styles_of_numbers():
     assert np.unique(draw((100,), "float32", "coarse", 0)).size < 20
     assert not np.isfinite(draw((200,), "float64", "wild", 0)).all()
     assert draw((50,), "uint8", "normal", 0).max() < 10
+
+
+def test_a_masked_store_of_truncated_integers_keeps_its_mask() -> None:
+    """Found by the fuzzer (seed 2001035): whole vectors were stored beyond the end of the caller's array."""
+    graph = trace_program(lambda v: v.astype("int32"), [Type((46, 17), np.dtype("int64"))]).graph
+    program = Executable(graph, guarded=True).program
+    given = np.arange(782).reshape(46, 17)
+    assert np.array_equal(program([given])[0], given)
+    assert "freeze <" in program.show("llvm")

@@ -264,6 +264,9 @@ class Function:
         )  # fmt: skip
 
     def store_masked(self, value: Value, pointer: Value, mask: Value) -> None:
+        if scalar_of(value.type).startswith("i"):
+            # LLVM 22 would merge a truncation of 8 x i64 with the store, and lose the mask on the way.
+            value = self.emit(value.type, f"freeze {value}")
         alignment = constant(size_of(scalar_of(value.type)), "i32")
         self.intrinsic(
             f"llvm.masked.store.{mangled(value.type)}.p0", "void", [value, pointer, alignment, mask]
