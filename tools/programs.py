@@ -418,6 +418,8 @@ class Drawing:
         if not extent:
             return "", [None]
         if indices is not None and self.random.random() < 0.5:
+            if self.values[value].size // extent * self.values[indices].size > LARGEST:
+                return "", [None]  # not even to be tried: it might not fit into memory
             return f"cr.take(@0, cr.remainder(cr.astype(@1, 'int64'), {extent}), axis={axis})", [
                 value,
                 indices,
