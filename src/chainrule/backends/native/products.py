@@ -65,7 +65,7 @@ class Products:
         def steps(count: int, mask: Value | None = None) -> Callable[[Index, list[Value]], list[Value]]:
             def body(step: Index, sums: list[Value]) -> list[Value]:
                 places = self._ahead(axis, step, left, right)
-                if isinstance(start, int) and not isinstance(step, int):
+                if not isinstance(step, int):
                     self._fetch(tile, step, axis.extent // stride)
                 return self._step(tile, *places, [k * width for k in range(count)], sums, mask)
 

@@ -24,8 +24,6 @@ _LONGEST_WINDOW = 8
 (a convolution's), is written out, so that each element is loaded once."""
 _UNROLL = 4
 """Steps of the innermost loop that are written out: enough to hide what the loop itself costs."""
-_WHOLE_SUM = 512
-"""Sums no longer than this are not interrupted: the panel of `right` that they run along stays in cache."""
 _LINE = 64
 _COLLIDING = 1024
 """Rows so many bytes apart, or a multiple, have few places in the first cache: a panel does not fit."""
@@ -34,7 +32,11 @@ _UNCOPIED = 64
 _COPY = 0.02
 """What one more copy of the code for a tile may cost in speed: it must be compiled."""
 _BLOCK = 128
-"""Longer sums are interrupted about every so many steps: 128 rows of a 64-wide float32 panel fit level 1."""
+"""Steps at least between two interruptions of a sum: 128 rows of a 64-wide float32 panel fit the first cache."""
+_AGAIN = 4
+"""Tiles of a panel at least for which its parts should stay in the first cache."""
+_LITTLE_MORE = 1.5
+"""Sums that need no more than so many blocks are not interrupted: that costs more than what overflows."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def make_plan(kernel: Contraction, target: Target) -> Plan:
         packed_lane=lane,
     )  # fmt: skip
     plan = _with_packing(plan) if pack else plan
-    return replace(plan, units=plan.runs * rows.pieces, block=0 if dot else _block(plan))
+    return replace(plan, units=plan.runs * rows.pieces, block=0 if dot else _block(plan, item, target))
 
 
 # -- axes ----------------------------------------------------------------------------------------------------
@@ -321,15 +323,19 @@ def _unrolled(steps: int, window: int) -> int:
     return good[0] if good else most
 
 
-def _block(plan: Plan) -> int:
-    """Steps of the outermost loop between interruptions."""
+def _block(plan: Plan, item: int, target: Target) -> int:
+    """Steps of the outermost loop between interruptions, so that the panel's part stays in the first cache.
+
+    Without interruptions, 0, where the rows make so few tiles that a part would hardly be read again.
+    """
     inner = prod(axis.extent for axis in (*plan.loops[1:], *plan.window))
-    outermost = plan.loops[0].extent
-    if outermost * inner <= _WHOLE_SUM or inner > _WHOLE_SUM:
+    steps = plan.loops[0].extent * inner
+    most = max(_BLOCK, target.l1 // (plan.panel_width * item))
+    if steps <= _LITTLE_MORE * most or inner > most or plan.rows.pieces < _AGAIN:
         return 0
     step = plan.unroll if len(plan.loops) == 1 else 1
-    count = max(1, round(outermost * inner / _BLOCK))
-    return -(-outermost // (count * step)) * step
+    count = max(1, round(steps / most))
+    return -(-plan.loops[0].extent // (count * step)) * step
 
 
 def _fetched(kernel: Contraction, row: Axis, lane: Axis, target: Target) -> tuple[int, ...]:
