@@ -244,11 +244,16 @@ Routine = Callable[..., Lanes]
 
 
 def outlined(routine: Routine) -> Routine:
-    """The routine as a function of its own, once per module and type, that is called: for long, rare code."""
+    """The routine as a function of its own, once per module and type, that is called: for long, rare code.
+
+    Beside a constant it is written in place: LLVM then computes all that depends on it alone.
+    """
 
     @wraps(routine)
     def called(*operands: Lanes) -> Lanes:
         first = operands[0]
+        if first.is_number:
+            return routine(*operands)
         type_ = first.value.type
         name = f"{routine.__name__}.{mangled(type_)}"
         module = first.function.module
