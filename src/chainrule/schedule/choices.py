@@ -71,5 +71,6 @@ def vector_axis(
     # A window that slides, as in the derivative of a convolution's weight, reads every element many times.
     slides = any(right[axis] for axis in range(outputs) if axis != lane and left[axis] == 0)
     if dots and right[lane] != 1 and (rows < _FEW or slides):
-        return dots[-1], False
+        one_moves, other_moves = (sum(each[axis] != 0 for axis in range(outputs)) for each in (one, other))
+        return dots[-1], one_moves > other_moves  # windows are the right factor: each tile holds whole ones
     return lane, swapped

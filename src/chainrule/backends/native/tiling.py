@@ -32,7 +32,7 @@ _UNCOPIED = 64
 _COPY = 0.02
 """What one more copy of the code for a tile may cost in speed: it must be compiled."""
 _BLOCK = 128
-"""Steps at least between two interruptions of a sum: 128 rows of a 64-wide float32 panel fit the first cache."""
+"""Steps at least between interruptions: 128 rows of a 64-wide float32 panel fit the first cache."""
 _AGAIN = 4
 """Tiles of a panel at least for which its parts should stay in the first cache."""
 _LITTLE_MORE = 1.5
