@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
+from operator import attrgetter
 from typing import Any
 from weakref import ReferenceType
 
@@ -145,14 +146,15 @@ def reachable(outputs: Iterable[Node], stop: Iterable[Node] = ()) -> list[Node]:
             seen.add(node)
             if node not in barrier:
                 pending.extend(node.operands)
-    return sorted(seen, key=lambda node: node.serial)
+    return sorted(seen, key=attrgetter("serial"))
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A pure program: values for `inputs` in, values of `outputs` out.
 
-    private  nobody else has the nodes that it computes: the next pass may keep them, and change their reasons
+    private  nobody else has the nodes that it computes: the next pass may change them, and leaves no graph
+             but its own
     """
 
     inputs: tuple[Node, ...]

@@ -23,8 +23,10 @@ def share_common_subexpressions(graph: Graph) -> Graph:
     seen: dict[Hashable, Node] = {}
 
     def merged(node: Node) -> Node:
-        key = _key(node)
-        first = seen.setdefault(key, node) if _hashable(key) else node
+        try:
+            first = seen.setdefault(_key(node), node)
+        except TypeError:  # an attribute that cannot be hashed
+            return node
         return first if first is node else united(first, node)
 
     return rewrite(graph, merged)
@@ -46,11 +48,3 @@ def _is_recomputed(node: Node) -> bool:
 def _typed(value: Any) -> Any:
     """A value that compares equal only to one of its own type: 1, 1.0 and True are different attributes."""
     return tuple(map(_typed, value)) if isinstance(value, tuple) else (type(value), value)
-
-
-def _hashable(key: Hashable) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True

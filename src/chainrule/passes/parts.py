@@ -208,6 +208,8 @@ def _share_places(graph: Graph) -> Graph:
     for node in graph.nodes:
         if node.primitive is PLACE and node.size > widest.get(node.operands[0], node).size - 1:
             widest[node.operands[0]] = node
+    if not widest:
+        return graph
     known: Known = {node: node for node in graph.inputs}
     for node in graph.nodes:
         if node in known:

@@ -17,56 +17,63 @@ def rewrite(graph: Graph, rule: Callable[[Node], Any]) -> Graph:
     """`graph` with what `rule` makes of every node; `graph` itself where that is every node itself.
 
     The rule is given a copy of the node whose operands are already rewritten, or a constant, and returns
-    what takes its place. A node of a private graph whose operands have stayed is given as it is.
+    what takes its place. Of a private graph it is given the node itself, with these operands.
     """
-    known: Known = {node: node for node in graph.inputs}
+    exchanged: Known = {}
+    inputs = set(graph.inputs)
     for node in graph.nodes:
-        if node not in known:
-            known[node] = rule(_given(node, known, graph.private))
-    return finished(graph, known)
+        if node not in inputs:
+            made = rule(_given(node, exchanged, graph.private))
+            if made is not node:
+                exchanged[node] = made
+    return finished(graph, exchanged)
 
 
 def rewrite_knowing_uses(graph: Graph, rule: Callable[[Node, set[Node]], Node]) -> Graph:
     """As `rewrite`, with a rule that is told which nodes are `alone`: those that one node uses, once."""
-    uses = Counter(operand for node in graph.nodes for operand in node.operands) + Counter(graph.outputs)
-    alone: set[Node] = set()
-    known: Known = {node: node for node in graph.inputs}
+    uses = Counter(graph.outputs)
     for node in graph.nodes:
-        if node not in known:
-            given = _given(node, known, graph.private)
-            known[node] = rule(given, alone) if node.primitive is not None else node
+        uses.update(node.operands)
+    alone: set[Node] = set()
+    exchanged: Known = {}
+    inputs = set(graph.inputs)
+    for node in graph.nodes:
+        made = node
+        if node.primitive is not None and node not in inputs:
+            made = rule(_given(node, exchanged, graph.private), alone)
+            if made is not node:
+                exchanged[node] = made
         if uses[node] == 1:
-            alone.add(known[node])
-    return finished(graph, known)
+            alone.add(made)
+    return finished(graph, exchanged)
 
 
 def finished(graph: Graph, known: Known) -> Graph:
-    """The graph of what stands for the outputs of `graph`."""
-    if graph.private and all(known[node] is node for node in graph.nodes):
+    """The graph of what stands for the outputs of `graph`; what is not `known` stands for itself."""
+    if graph.private and all(made is node for node, made in known.items()):
         return graph
-    return Graph(graph.inputs, tuple(known[node] for node in graph.outputs), private=True)
+    return Graph(graph.inputs, tuple(known.get(node, node) for node in graph.outputs), private=True)
 
 
-def _given(node: Node, known: Known, private: bool) -> Node:
+def _given(node: Node, exchanged: Known, private: bool) -> Node:
     if node.primitive is None:
         return node
-    if private and _stays(node, known):
+    if not private:
+        return copied(node, exchanged)
+    if exchanged:
         node.made_last()  # as a copy would be, so that the order stays as written
-        return node
-    return copied(node, known)
-
-
-def _stays(node: Node, known: Known) -> bool:
-    """True where nothing that a node refers to has been exchanged."""
-    return all(known[each] is each for each in node.operands) and all(
-        origin.of is None or origin.of is node or known.get(origin.of, origin.of) is origin.of
-        for origin in node.origins
-    )
+        if not exchanged.keys().isdisjoint(node.operands):
+            node.operands = tuple([exchanged.get(each, each) for each in node.operands])
+        for origin in node.origins:
+            if origin.of in exchanged:
+                node.origins = tuple([_moved(each, node, node, exchanged) for each in node.origins])
+                break
+    return node
 
 
 def copied(node: Node, known: Known) -> Node:
     """`node` over the operands that stand for its own; its origins speak of the new nodes too."""
-    copy = rebuilt(node, [known[operand] for operand in node.operands])
+    copy = rebuilt(node, [known.get(operand, operand) for operand in node.operands])
     if any(origin.of is not None for origin in node.origins):
         copy.origins = tuple(_moved(origin, node, copy, known) for origin in node.origins)
     return copy

@@ -48,6 +48,8 @@ def drop_unused_results(graph: Graph) -> Graph:
     A carry that no iteration changes is a captured value. Exact.
     """
     used: dict[Node, set[int]] = {node: set() for node in graph.nodes if node.primitive is SCAN}
+    if not used:
+        return graph
     for node in graph.nodes:
         if node.primitive is ITEM_OF and node.operands[0] in used:
             used[node.operands[0]].add(node.attributes["index"])
