@@ -26,6 +26,9 @@ order. Figures are medians over rounds, ratios are those of medians in one run, 
 against ours, with a 95% interval over rounds. On A to F PyTorch, JAX, NumPy and chainrule start from the same
 weights and see the same batches: their losses agree, and the table shows them.
 
+"chainrule, telemetry" notes norms of gradient, weights and update of every parameter at every step; ratios
+over other libraries are of chainrule without.
+
 "Share of the peak" is the arithmetic of the products alone, divided by time and by the machine's peak: a loop
 of nothing but independent fused multiply-adds. Everything else a step does counts as nothing.
 """
@@ -66,6 +69,7 @@ def train(results: Results) -> str:
     """Ratios per workload, then every peer's time per step."""
     summary = [[workload, *_summary(workload, result)] for workload, result in results.items()]
     columns = ["", "network", "µs per step", "share of the peak", "best PyTorch ÷ ours", "best JAX ÷ ours"]
+    columns.append("with telemetry ÷ ours")
     return "\n\n".join([markdown(columns, summary), _every_peer(results)])
 
 
@@ -73,12 +77,13 @@ def _summary(workload: str, result: Mapping[str, Any]) -> list[str]:
     spec, timings = specs.find(workload), result["timings"]
     us = median_us(timings.get(OURS, {}))
     share = specs.flops(spec)[1] / us / 1e3 / result["machine"]["gflops"]
-    ratios = [_ratio(timings, library) for library in ("PyTorch", "JAX")]
+    others = [of_library(timings, library) for library in ("PyTorch", "JAX")]
+    ratios = [_ratio(timings, peers) for peers in (*others, [f"{OURS}, telemetry"])]
     return [spec.title, microseconds(timings.get(OURS, {})), f"{share:.0%}", *ratios]
 
 
-def _ratio(timings: Timings, library: str) -> str:
-    found = ratio(timings, OURS, of_library(timings, library))
+def _ratio(timings: Timings, peers: list[str]) -> str:
+    found = ratio(timings, OURS, peers)
     return "–" if found is None else f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 

@@ -116,9 +116,9 @@ def loss_of(spec: Spec) -> Any:
 class Training:
     """Training steps: minibatch, forward, loss, backward, Adam."""
 
-    def __init__(self, spec: Spec, X: Array, y: Array | None, **backend: str) -> None:
+    def __init__(self, spec: Spec, X: Array, y: Array | None, **options: Any) -> None:
         optimizer = cr.optim.Adam(lr=spec.lr)
-        self.trainer = cr.Trainer(model_of(spec), loss_of(spec), optimizer, batch_size=spec.batch, **backend)
+        self.trainer = cr.Trainer(model_of(spec), loss_of(spec), optimizer, batch_size=spec.batch, **options)
         self.data = cr.data.Windows(X, spec.context) if y is None else (X, y)
         self.order = Order(spec)
 
@@ -160,9 +160,17 @@ class Evaluation:
         return float(result[0] if self.mode == "grad" else result)
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "numpy": {"backend": "numpy"},
+    "telemetry": {"telemetry": True},
+}
+"""The default backend, the reference, and norms of every parameter noted at every step."""
+
+
 def make(spec: Spec, X: Array, y: Array | None, variant: str, mode: str) -> Training | Evaluation:
-    """What the race runs. variant: "" for the default backend, "numpy" for the reference."""
-    if variant not in ("", "numpy"):
-        raise NotImplementedError(f"chainrule has no variant {variant!r} yet")
-    backend = {"backend": variant} if variant else {}
-    return Training(spec, X, y, **backend) if mode == "train" else Evaluation(spec, X, y, mode, **backend)
+    """What the race runs. variant: a key of `VARIANTS`; "telemetry" is for training steps alone."""
+    if variant not in VARIANTS or (variant == "telemetry" and mode != "train"):
+        raise NotImplementedError(f"chainrule has no variant {variant!r} of {mode!r}")
+    options = VARIANTS[variant]
+    return Training(spec, X, y, **options) if mode == "train" else Evaluation(spec, X, y, mode, **options)

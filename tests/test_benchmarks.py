@@ -109,8 +109,8 @@ def test_the_adapter_refuses_other_batches_or_weights(monkeypatch: pytest.Monkey
     X, y = specs.data(spec)
     monkeypatch.setitem(sys.modules, "specs", specs)
     assert np.isfinite(chainrule_adapter.make(spec, X, y, "numpy", "train").run(1))
-    with pytest.raises(NotImplementedError, match="telemetry"):
-        chainrule_adapter.make(spec, X, y, "telemetry", "train")
+    with pytest.raises(NotImplementedError, match="checked"):
+        chainrule_adapter.make(spec, X, y, "checked", "train")
     other = SimpleNamespace(Order=specs.Order, mlp_params=lambda spec: specs.mlp_params(spec, seed=3))
     monkeypatch.setitem(sys.modules, "specs", other)
     with pytest.raises(ValueError, match="start weights are not those"):

@@ -8,6 +8,7 @@ runs/
     history.jsonl               one line per epoch
     checkpoint.safetensors      the state of training, while it is not finished
     weights.safetensors         the resulting parameters and buffers
+    telemetry.safetensors       norms of every parameter over the steps, where they were asked for
     result.json                 what came of it
 
 Every file is replaced atomically; the history is appended and cut back to the last checkpoint on resume.

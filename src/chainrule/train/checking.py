@@ -42,11 +42,11 @@ class CheckedNativeSteps(NativeSteps):
         before = self._state()
         try:
             noted = super().run(leaves, rows)
-            if np.isfinite(noted).all():
+            if np.isfinite(noted[:, :NOTED]).all():
                 return noted
         except NotFiniteError:
             pass
-        noted = np.empty((len(rows), NOTED))
+        noted = np.empty((len(rows), self.noted))
         for number, chosen in enumerate(rows):
             self._put_back(before)
             noted[number] = self._step(leaves, chosen, before)

@@ -1,8 +1,8 @@
-"""Batches of rows: those of the caller, and what is wrong with them."""
+"""Batches of rows: shuffled, or those of the caller; and what is wrong with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,21 @@ Array = np.ndarray[Any, Any]
 def batch_of(leaves: Sequence[Array], rows: Array) -> list[Array]:
     """The rows of every array. (`np.take` would first copy the whole of an array whose rows overlap.)"""
     return [leaf[rows] for leaf in leaves]
+
+
+def shuffled(order: Callable[[int], Array], rows: int, size: int, at: int, steps: int) -> Iterator[Array]:
+    """Blocks (steps, batch) from step `at` on, each epoch in its `order`; its last batch may be smaller."""
+    per_epoch = -(-rows // size)
+    while steps:
+        epoch, first = divmod(at, per_epoch)
+        chosen = order(epoch)
+        whole = min(first + steps, rows // size)
+        if first < whole:
+            yield chosen[first * size : whole * size].reshape(-1, size)
+        if whole < min(first + steps, per_epoch):
+            yield chosen[whole * size :][None]
+        taken = min(steps, per_epoch - first)
+        at, steps = at + taken, steps - taken
 
 
 def given(batches: Any, steps: int, count: int) -> Iterator[Array]:

@@ -43,6 +43,7 @@ def fit(
     restore_best: bool = True,
     seed: int = 0,
     backend: str = "native",
+    telemetry: bool = False,
     callbacks: Sequence[Callback] = (),
     runs: str | Path | None = None,
     resume: str | Path | None = None,
@@ -60,6 +61,7 @@ def fit(
     class_weight "balanced", or {class: weight}, for losses over classes given by name
     early_stopping  stop after this many epochs without a lower validation loss
     restore_best    end with the weights of the epoch with the lowest validation loss
+    telemetry   note norms of every parameter at every step, see `Trainer`; for a Module, not for a recipe
     runs        folder in which to keep the run, with checkpoints; None keeps nothing
     resume      the folder of a run that was interrupted: go on where its last checkpoint stands
 
@@ -84,7 +86,8 @@ def fit(
     function = loss if callable(loss) else _named_loss(name, class_weight, train[1])
     folder = _folder(runs, resume, recipe, type(model).__name__)
     trainer = Trainer(
-        model, function, chosen, clip_norm=clip_norm, batch_size=batch_size, seed=seed, backend=backend
+        model, function, chosen, clip_norm=clip_norm, batch_size=batch_size, seed=seed, backend=backend,
+        telemetry=telemetry,
     )  # fmt: skip
     loop = Loop(
         trainer, train, epochs, validation=held_out, patience=early_stopping, restore_best=restore_best,
@@ -95,9 +98,9 @@ def fit(
     model.eval()
     result = _result(TASKS.get(name, ""), reason, loop, held_out)
     if folder is not None:
-        finish(folder, model, result)
+        finish(folder, model, result, trainer.telemetry)
         storage.record(folder, "finished", result)
-    return Run(recipe, model, loop.history, result, trainer.predict, folder)
+    return Run(recipe, model, loop.history, result, trainer.predict, folder, telemetry=trainer.telemetry)
 
 
 def _result(task: str, reason: str, loop: Loop, held_out: tuple[Any, Any] | None) -> dict[str, Any]:

@@ -239,7 +239,8 @@ class Loop:
             "plateau": None if self.plateau is None else self.plateau.state(),
         }
         best = {f"best.{name}": value for name, value in self.best.arrays.items()}
-        self.folder.write_checkpoint(Checkpoint({**self.trainer.state(), **best}, progress))
+        told = {f"telemetry.{name}": value for name, value in self.trainer.telemetry.state().items()}
+        self.folder.write_checkpoint(Checkpoint({**self.trainer.state(), **best, **told}, progress))
 
     def _restore(self) -> None:
         saved = self.folder.checkpoint() if self.folder is not None else None
@@ -254,15 +255,21 @@ class Loop:
                     f"{saved.progress.get(name)!r} and is now "
                     f"{value!r}. Restore what changed, or start a new run"
                 )
-        now = {name: value for name, value in saved.arrays.items() if not name.startswith("best.")}
+        kept, told = (_under(f"{part}.", saved.arrays) for part in ("best", "telemetry"))
+        now = {k: v for k, v in saved.arrays.items() if not k.startswith(("best.", "telemetry."))}
         self.trainer.load_state(now)
+        self.trainer.telemetry.load_state(told)
         progress = saved.progress
         self.epoch, self.reason = progress["epoch"], progress["reason"]
         self.loss_sum, self.row_count = progress["loss_sum"], progress["row_count"]
         self._gradient_norm = progress["gradient_norm"]
-        kept = {name.removeprefix("best."): v for name, v in saved.arrays.items() if name.startswith("best.")}
         self.best = Best(progress["best_value"], progress["best_epoch"], kept)
         if self.plateau is not None and progress["plateau"] is not None:
             self.plateau.load_state(progress["plateau"])
         self.folder.cut_history(progress["history"])
         self.history = self.folder.history()
+
+
+def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    """Those whose names begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): value for k, value in arrays.items() if k.startswith(prefix)}

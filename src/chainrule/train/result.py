@@ -11,6 +11,7 @@ from chainrule.nn import Module
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train.metrics import LABELS
+from chainrule.train.telemetry import Telemetry
 
 Array = np.ndarray[Any, Any]
 
@@ -24,6 +25,7 @@ class Run:
     result    a plain document: task, reason for stopping, headline, metrics per part of the data
     folder    where the run is kept, None if it was not saved
     prepared  for a table: what `chainrule.train.table.prepare` made of it (None for arrays)
+    telemetry of every parameter at every step; empty unless `fit` was asked for it
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class Run:
         predictor: Callable[[Any], Any],
         folder: RunFolder | None = None,
         prepared: Any = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.recipe, self.model, self.history, self.result = recipe, model, history, result
         self.folder, self.prepared = folder, prepared
+        self.telemetry = Telemetry() if telemetry is None else telemetry
         self._predictor = predictor
 
     def predict(self, data: Any) -> Any:
@@ -61,8 +65,12 @@ class Run:
         return f"<Run of {len(self.history)} epochs: {numbers or 'no held-out rows'}{place}>"
 
 
-def finish(folder: RunFolder, model: Module, result: dict[str, Any]) -> None:
+def finish(
+    folder: RunFolder, model: Module, result: dict[str, Any], telemetry: Telemetry | None = None
+) -> None:
     """Write the weights, then the result: a run that has a result is complete."""
+    if telemetry:
+        telemetry.write(folder)
     folder.write_arrays("weights.safetensors", weights(model), {"recipe": folder.recipe().hash()})
     folder.write_document("result.json", result)
 

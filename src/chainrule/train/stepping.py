@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 NOTED = 2
-"""Numbers that a step gives back: its loss and the norm of its gradients."""
+"""Numbers that every step gives back first: its loss and the norm of its gradients. Telemetry follows."""
+SLICE_NUMBERS = 1 << 18
+"""Numbers of all steps of a slice at most: what a cache holds."""
 SLICE_SECONDS = 0.1
 """How long native code runs before Python looks after progress, Ctrl-C and checkpoints."""
 
@@ -33,12 +35,14 @@ class Stepper(Protocol):
     """Takes steps. Between `load` and `unload` it has the values of the cells."""
 
     backend: str
+    noted: int
+    """Numbers that a step gives back."""
 
     def load(self) -> None:
         """Take the values of the cells over."""
 
     def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        """One step per row of `rows` (steps, batch), integers; returns (steps, NOTED) numbers.
+        """One step per row of `rows` (steps, batch), integers; returns (steps, noted) numbers.
 
         Elements of a row of each of `leaves` lie side by side.
         """
@@ -72,6 +76,7 @@ class PythonSteps:
 
     def __init__(self, program: Program, backend: str) -> None:
         self.backend = backend
+        self.noted = program.structure.leaves
         self._program = program
         self._execute = compiler(backend, self.checked)(program.graph)
         self._state: dict[Cell, Any] = {}
@@ -80,14 +85,14 @@ class PythonSteps:
         self._state = {}
 
     def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        noted = np.empty((len(rows), NOTED))
+        noted = np.empty((len(rows), self.noted))
         for number, chosen in enumerate(rows):
             batch = [leaf[chosen] for leaf in leaves]
             state = self._state
             given = [*batch, *(state[c] if c in state else c.numpy() for c in self._program.read)]
             values = self._values(leaves, chosen, given)
-            state.update(zip(self._program.written, values[NOTED:], strict=True))
-            noted[number] = values[:NOTED]
+            state.update(zip(self._program.written, values[self.noted :], strict=True))
+            noted[number] = values[: self.noted]
         return noted
 
     def _values(self, leaves: Sequence[Array], chosen: Array, given: Sequence[Array]) -> Sequence[Any]:
@@ -109,6 +114,7 @@ class NativeSteps:
     backend = "native"
 
     def __init__(self, program: Program) -> None:
+        self.noted = program.structure.leaves
         self._program = program
         self._graph = passes.simplify_for_kernels(program.graph)
         self.code = self._compiled(UNWATCHED)
@@ -117,8 +123,8 @@ class NativeSteps:
     def _compiled(self, watch: Watch) -> Training:
         arguments = self._program.arguments
         places = {cell: arguments + k for k, cell in enumerate(self._program.read)}
-        state = {NOTED + k: places[cell] for k, cell in enumerate(self._program.written)}
-        return Training(self._graph, arguments, NOTED, state, watch=watch)
+        state = {self.noted + k: places[cell] for k, cell in enumerate(self._program.written)}
+        return Training(self._graph, arguments, self.noted, state, watch=watch)
 
     def load(self) -> None:
         self.code.load([cell.numpy() for cell in self._program.read])
@@ -169,11 +175,11 @@ class Pace:
         self._fixed = fixed
         self._steps = fixed or 1
 
-    def slices(self, block: Array) -> Iterator[Array]:
-        """The rows of a block, a slice after the other."""
-        at = 0
+    def slices(self, block: Array, noted: int = NOTED) -> Iterator[Array]:
+        """The rows of a block, a slice after the other; a step gives `noted` numbers back."""
+        at, most = 0, max(1, SLICE_NUMBERS // noted)
         while at < len(block):
-            part = block[at : at + self._steps]
+            part = block[at : at + min(self._steps, most)]
             started = time.perf_counter()
             yield part
             if self._fixed is None:

@@ -23,8 +23,9 @@ from chainrule.origin import Origin, because
 from chainrule.program import BACKENDS, Executable, compiler, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
-from chainrule.train.feeding import batch_of, check_classes, given
-from chainrule.train.stepping import NativeSteps, Pace, Stepper, stepper
+from chainrule.train.feeding import batch_of, check_classes, given, shuffled
+from chainrule.train.stepping import NOTED, NativeSteps, Pace, Stepper, stepper
+from chainrule.train.telemetry import Telemetry, facts
 from chainrule.transform import value_and_grad
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import Type, type_of
@@ -53,6 +54,8 @@ class Trainer:
     batch_size rows per step when `run` chooses the batches itself
     seed       decides the order of rows and what layers such as Dropout draw
     checked    raise `NumericalError` at the first operation that makes NaN or infinity (see `cr.compile`)
+    telemetry  note norms of gradient, weights and update of every parameter at every step, to be read from
+               `Trainer.telemetry` (COST)
 
     >>> import numpy as np, chainrule as cr
     >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -73,6 +76,7 @@ class Trainer:
         seed: int = 0,
         backend: str = "native",
         checked: bool | None = None,
+        telemetry: bool = False,
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -102,14 +106,18 @@ class Trainer:
         ]
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
+        self.telemetry = Telemetry(list(self.parameters) if telemetry else ())
+        """Numbers about every parameter at every step; empty unless asked for."""
         self._backend = backend  # the one that can do it: the reference, for what has no native kernel
         self._loaded: Stepper | None = None
         self._steps: dict[Any, tuple[Program, Stepper]] = {}
         self._forwards: dict[Any, tuple[Program, Executable]] = {}
 
     # -- the step as a program ---------------------------------------------------------------------------
-    def step(self, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Tensor]:
-        """One step on Tensors: assigns every cell and returns the loss and the gradient norm."""
+    def step(self, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """One step on Tensors: assigns every cell and returns what is noted, "loss", "gradient_norm" and
+        "telemetry", a number or a list of numbers each.
+        """
         key = random.fold_in(random.fold_in(random.key(self.seed), _LAYERS), self.count)
 
         def objective(model: Module) -> Tensor:
@@ -121,7 +129,7 @@ class Trainer:
 
         with random.stream(key):
             value, by_path = value_and_grad(objective)(self.model)
-        gradients = {path: by_path[path] for path in self.parameters}
+        gradients = raw = {path: by_path[path] for path in self.parameters}
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
             gradients, _ = optim.clip_by_global_norm(self.clip_norm).update(
@@ -129,13 +137,17 @@ class Trainer:
             )
         state = unflatten(self._state_structure, self._state)
         updates, new_state = self.optimizer.update(gradients, state, dict(self.parameters))
+        told: list[Any] = []
         for path, parameter in self.parameters.items():
             with because(Origin("update", path)):
-                parameter.assign(ops.add(parameter, updates[path]))
+                updated = ops.add(parameter, updates[path])
+                if self.telemetry:
+                    told += facts(raw[path], updated, updates[path])
+                parameter.assign(updated)
         for cell, leaf in zip(self._state, flatten(new_state)[0], strict=True):
             cell.assign(leaf)
         self.count.assign(ops.add(self.count, 1))
-        return {"loss": value, "gradient_norm": norm}
+        return {"loss": value, "gradient_norm": norm, "telemetry": told}
 
     def program(self, data: Any, rows: int | None = None) -> Program:
         """The traced step for batches of `rows` rows (default: the batch size); its graph can be printed."""
@@ -226,17 +238,24 @@ class Trainer:
         """
         leaves, structure = self.leaves(data)
         count = len(leaves[0])
-        chosen = self._shuffled(count, steps) if batches is None else given(batches, steps, count)
+        at = int(self.count.item())
+        chosen = (
+            shuffled(lambda epoch: self.order(count, epoch), count, self.batch_size, at, steps)
+            if batches is None
+            else given(batches, steps, count)
+        )
         check_classes(self.loss, data)
         last = float("nan")
         pace = Pace(1 if on_step is not None else None)
         try:
             for block in chosen:
                 _, stepping = self._traced_step(batch_of(leaves, block[0]), structure)
-                for rows in pace.slices(block):
+                for rows in pace.slices(block, stepping.noted):
                     self._load(stepping)
                     noted = stepping.run(leaves, rows)
-                    last, self.gradient_norm = map(float, noted[-1])
+                    last, self.gradient_norm = map(float, noted[-1, :NOTED])
+                    self.telemetry.note(at, noted[:, NOTED:])
+                    at += len(rows)
                     if on_step is not None:
                         self._settle()
                     if self._stops(noted, rows, on_step, on_slice):
@@ -265,21 +284,6 @@ class Trainer:
         if on_step is not None:
             stop = on_step(float(noted[-1, 0]), float(noted[-1, 1]), rows.shape[1]) or stop
         return bool(stop)
-
-    def _shuffled(self, rows: int, steps: int) -> Iterator[Array]:
-        """Blocks (steps, batch) from where the count of steps stands, every epoch in an order of its own."""
-        per_epoch, size = self.steps_per_epoch(rows), self.batch_size
-        at, left = int(self.count.item()), steps
-        while left:
-            epoch, first = divmod(at, per_epoch)
-            order = self.order(rows, epoch)
-            whole = min(first + left, rows // size)
-            if first < whole:
-                yield order[first * size : whole * size].reshape(-1, size)
-            if whole < min(first + left, per_epoch):
-                yield order[whole * size :][None]
-            taken = min(left, per_epoch - first)
-            at, left = at + taken, left - taken
 
     def order(self, rows: int, epoch: int) -> Array:
         """The order in which `epoch` visits the rows."""

@@ -169,11 +169,11 @@ def _emit_train(module: Module, training: Training) -> None:
             gather = partial(train.call, name, "void", [array, apart, chosen, place(view)])
             watch.work(train, table, 1 + k, gather)
         train.call("step", "void", [table])
+        slot = train.at(noted, train.mul(number, len(training.notes)), "double")
         for k, view in enumerate(training.notes):
             value = train.load(place(view), SCALARS[view.buffer.dtype.name])
             wide = value if value.type == "double" else train.convert("fpext", value, "double")
-            at = train.add(train.mul(number, len(training.notes)), k)
-            train.store(wide, train.at(noted, at, "double"))
+            train.store(wide, train.at(slot, k, "double"))
 
     def loop() -> None:
         train.loop(first, last, 1, [], step)
