@@ -49,7 +49,7 @@ fuzz: $(VENV)/.test ## 100,000 random programs as native code, held to the bound
 docs: $(VENV)/.test ## run every example in README, docs and docstrings
 	@$(PYTEST) tests/test_docs.py src/chainrule --doctest-modules
 
-bars: $(VENV)/.check ## measure what the project promises; goes on where it stopped
+bars: $(VENV)/.bench ## measure what the project promises; goes on where it stopped
 	@$(BIN)/python -m tools.bars
 
 bench: $(VENV)/.bench ## race training steps against PyTorch, JAX and others on one core

@@ -57,8 +57,8 @@ def scaling(results: Results) -> Iterator[Verdict]:
     ratios = {}
     for workload, result in results.items():
         timings = result["timings"]
-        found = ratio(timings, OURS, [*of_library(timings, "PyTorch"), *of_library(timings, "JAX")])
-        ratios[workload] = found.median if found else 0.0
+        found = [ratio(timings, OURS, of_library(timings, library)) for library in ("PyTorch", "JAX")]
+        ratios[workload] = min(each.median if each else 0.0 for each in found)  # unmeasured is not kept
     if ratios:
         ahead = sum(each > 1 for each in ratios.values()) / len(ratios)
         worst = min(ratios, key=lambda name: ratios[name])

@@ -172,6 +172,9 @@ def test_scaling_must_lead_nearly_everywhere_and_fall_behind_nowhere() -> None:
     (broken,) = promises.scaling(ahead | {"width=32": trained([1.0] * 5, 0.9)})
     assert (kept.passed, broken.passed) == (True, False)
     assert "least 0.90× at width=32" in broken.figure
+    alone = {"timings": timings(chainrule=[1.0] * 5, PyTorch=[2.0] * 5), "machine": MACHINE, "settings": {}}
+    (unmeasured,) = promises.scaling(ahead | {"width=32": alone})
+    assert not unmeasured.passed, "JAX was not raced"
 
 
 def test_other_promises() -> None:
