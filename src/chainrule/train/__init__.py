@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from chainrule.train.loop import Interrupted
     from chainrule.train.result import Run
     from chainrule.train.table import load, resume
+    from chainrule.train.telemetry import Telemetry
     from chainrule.train.trainer import Trainer
 
-__all__ = ["Callback", "Interrupted", "Progress", "Run", "Trainer", "fit", "load", "resume"]
+__all__ = ["Callback", "Interrupted", "Progress", "Run", "Telemetry", "Trainer", "fit", "load", "resume"]
 
 _HOMES = {
     "Callback": "callbacks",
@@ -23,6 +24,7 @@ _HOMES = {
     "Run": "result",
     "load": "table",
     "resume": "table",
+    "Telemetry": "telemetry",
     "Trainer": "trainer",
 }
 

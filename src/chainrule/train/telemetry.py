@@ -125,8 +125,9 @@ class Telemetry(Mapping[str, ParameterFacts]):
     def _read(self, name: str, which: int, spans: Any) -> ParameterFacts:
         count = len(ParameterFacts._fields)
         first = count * self._places[name]
-        *squares, nonfinite = self._kept.rows[:, which, first : first + count].T / spans
-        return ParameterFacts(*np.sqrt(squares), nonfinite)
+        found = ParameterFacts(*(self._kept.rows[:, which, first : first + count].T / spans))
+        gradient, weight, update = (np.sqrt(squares) for squares in found[:3])
+        return ParameterFacts(gradient, weight, update, found.nonfinite)
 
     def __repr__(self) -> str:
         if not self:
