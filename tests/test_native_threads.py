@@ -77,14 +77,40 @@ def test_a_sleeping_worker_wakes_up_and_a_sleeping_caller_too() -> None:
     def piece(_: Any, thread: int, number: int) -> None:
         both.wait()  # so that neither thread does both pieces
         if thread == 1:
-            time.sleep(0.01)  # the caller goes to sleep meanwhile
+            time.sleep(0.001)  # the caller goes to sleep meanwhile
         done.append(thread)
 
     for _ in range(5):
         with team(2) as memory:
-            time.sleep(0.01)  # the worker has gone to sleep by now
+            time.sleep(0.2)  # the worker has gone to sleep by now, and the caller does not mind the last time
             share(memory, piece, 1)
     assert done.count(0) == done.count(1) == 5
+
+
+def test_a_caller_that_was_held_up_works_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_process", threads._Process())  # who has not been held up yet
+    both = threading.Barrier(2, timeout=60)
+    by: list[int] = []
+
+    def held_up(_: Any, thread: int, number: int) -> None:
+        both.wait()
+        if thread == 1:
+            time.sleep(0.01)  # as if another program had taken its core
+
+    def quick(_: Any, thread: int, number: int) -> None:
+        by.append(thread)
+        time.sleep(0.0005)
+
+    with team(2) as memory:
+        for _ in range(2):
+            share(memory, held_up, 1)
+            by.clear()
+            share(memory, quick, 20)
+            assert by == [0] * 40
+            time.sleep(1)
+            by.clear()
+            share(memory, quick, 20)
+            assert set(by) == {0, 1}
 
 
 def test_a_team_without_workers_computes_all_the_same() -> None:

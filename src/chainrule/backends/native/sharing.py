@@ -13,6 +13,10 @@ computes all the same. Results do not depend on who does what: units are indepen
 
 Who waits looks again and again for some microseconds, then sleeps until woken: on a busy machine, whoever
 spins keeps the core from the very thread it waits for.
+
+A worker that is put aside in the midst of a piece (another program wants its core) holds the caller up for
+milliseconds. The caller sees that it waited longer than it worked, and works alone for many times as long as
+it waited, before it gives the workers another try: so little is lost where the other cores are taken.
 """
 
 from __future__ import annotations
@@ -26,6 +30,11 @@ from chainrule.backends.native.values import INDEX, POINTER, Index, Value
 SPINS = 1000
 """Looks before going to sleep: some 20 µs, a few times what it costs to be woken."""
 
+HELD_UP = 18
+"""Ticks of the clock, as a power of two, that are worth working alone: less passes in being woken."""
+ALONE = 5
+"""How many times longer than it waited the caller then works alone, as a power of two."""
+
 # Bytes in a team's memory; what different threads write lies on different cache lines.
 SHARE, THREADS = 0, 8
 """The address of `share`; the number of threads, the caller included."""
@@ -34,6 +43,7 @@ CLAIMS = 384
 _LAYOUT = {
     "threads": THREADS,
     "function": 64, "context": 72, "each": 80, "total": 88,  # what is shared; all pieces so far
+    "alone": 96,  # when the caller may share again
     "sequence": 128,  # number of the sharing
     "workers_sleep": 192,  # 1 when a worker may sleep
     "completed": 256,  # pieces that are done
@@ -56,8 +66,8 @@ def call_share(function: Function, team: Value, piece: str, context: Value, each
 
 def runtime(triple: str) -> str:
     """`share` and `work_forever` as LLVM assembly."""
-    text = Template(_RUNTIME).substitute(_LAYOUT, spins=SPINS)
-    return text + _pausing(triple) + _sleeping(triple)
+    text = Template(_RUNTIME).substitute(_LAYOUT, spins=SPINS, held_up=1 << HELD_UP, longer=ALONE)
+    return text + _CLOCKS.get(triple.partition("-")[0], _NO_CLOCK) + _pausing(triple) + _sleeping(triple)
 
 
 def _pausing(triple: str) -> str:
@@ -80,11 +90,29 @@ _RUNTIME = """
 ; Share `each` pieces per thread of a function, and return when all are done.
 define void @share(ptr %team, ptr %function, ptr %context, i64 %each) nounwind {
 entry:
+  %threads.p = getelementptr i8, ptr %team, i64 $threads
+  %threads = load i64, ptr %threads.p
+  %alone.p = getelementptr i8, ptr %team, i64 $alone
+  %until = load i64, ptr %alone.p
+  %start = call i64 @clock()
+  %alone = icmp ult i64 %start, %until
+  br i1 %alone, label %solo, label %together
+solo:
+  %pieces = mul i64 %each, %threads
+  br label %next
+next:
+  %piece = phi i64 [ 0, %solo ], [ %piece.next, %one ]
+  %left = icmp ult i64 %piece, %pieces
+  br i1 %left, label %one, label %leave
+one:
+  call void %function(ptr %context, i64 0, i64 %piece)
+  %piece.next = add i64 %piece, 1
+  br label %next
+together:
   %function.p = getelementptr i8, ptr %team, i64 $function
   %context.p = getelementptr i8, ptr %team, i64 $context
   %each.p = getelementptr i8, ptr %team, i64 $each
   %total.p = getelementptr i8, ptr %team, i64 $total
-  %threads.p = getelementptr i8, ptr %team, i64 $threads
   %sequence.p = getelementptr i8, ptr %team, i64 $sequence
   %completed.p = getelementptr i8, ptr %team, i64 $completed
   %workers_sleep.p = getelementptr i8, ptr %team, i64 $workers_sleep
@@ -92,13 +120,12 @@ entry:
   store atomic ptr %function, ptr %function.p monotonic, align 8
   store atomic ptr %context, ptr %context.p monotonic, align 8
   store atomic i64 %each, ptr %each.p monotonic, align 8
-  %threads = load i64, ptr %threads.p
   %before = load atomic i64, ptr %sequence.p monotonic, align 8
   %sequence = add i64 %before, 1
   %none = shl i64 %sequence, 16
   br label %open
 open:
-  %owner = phi i64 [ 0, %entry ], [ %owner.next, %open ]
+  %owner = phi i64 [ 0, %together ], [ %owner.next, %open ]
   %lines = mul i64 %owner, 64
   %claim.offset = add i64 %lines, $claims
   %claim.p = getelementptr i8, ptr %team, i64 %claim.offset
@@ -114,7 +141,21 @@ begin:
   %new = mul i64 %each, %threads
   %total = add i64 %total.before, %new
   store i64 %total, ptr %total.p
+  %ready = call i64 @clock()
   call i64 @await(ptr %completed.p, i64 %total, ptr %caller_sleeps.p)
+  %end = call i64 @clock()
+  %waited = sub i64 %end, %ready
+  %worked = sub i64 %ready, %start
+  %longer = icmp ugt i64 %waited, %worked
+  %much = icmp ugt i64 %waited, $held_up
+  %held_up = and i1 %longer, %much
+  br i1 %held_up, label %remember, label %leave
+remember:
+  %while = shl i64 %waited, $longer
+  %again = add i64 %end, %while
+  store i64 %again, ptr %alone.p
+  br label %leave
+leave:
   ret void
 }
 
@@ -231,6 +272,32 @@ wake:
   br label %leave
 leave:
   ret void
+}
+"""
+
+# Ticks of some nanosecond or less: only how long one thing took beside another is asked. Without a clock
+# nobody ever seems to wait.
+_CLOCKS = {
+    "x86_64": """
+declare i64 @llvm.x86.rdtsc()
+
+define internal i64 @clock() nounwind {
+  %now = call i64 @llvm.x86.rdtsc()
+  ret i64 %now
+}
+"""
+}
+_ARM_CLOCK = """
+define internal i64 @clock() nounwind {
+  %ticks = call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()
+  %now = shl i64 %ticks, 6
+  ret i64 %now
+}
+"""  # 24 MHz to 1 GHz
+_CLOCKS |= dict.fromkeys(("aarch64", "arm64"), _ARM_CLOCK)
+_NO_CLOCK = """
+define internal i64 @clock() nounwind {
+  ret i64 0
 }
 """
 
