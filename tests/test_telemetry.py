@@ -12,7 +12,6 @@ import chainrule as cr
 from benchmarks import specs, workloads
 from chainrule import nn, optim
 from chainrule.errors import BoundsError, NumericalError, RunError
-from chainrule.run import RunFolder
 from chainrule.train import Trainer, coarsening, loop, stepping
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
 from chainrule.train.telemetry import ParameterFacts, Telemetry
@@ -245,7 +244,7 @@ def test_a_run_that_was_stopped_tells_what_one_that_was_not_does(
     resumed = fit(resume=folder)
     assert whole.telemetry.spans.tolist() == [4] * 13 + [2]
     assert_same(resumed.telemetry, whole.telemetry)
-    assert_same(Telemetry.of(folder), whole.telemetry)
+    assert_same(cr.train.load_telemetry(folder), whole.telemetry)
     assert len(fit(telemetry=False).telemetry) == 0
 
 
@@ -260,7 +259,7 @@ def test_telemetry_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         Telemetry(list(run.telemetry)).load_state({"rows": state["rows"]})
     (run.folder.path / "telemetry.safetensors").unlink()
     with pytest.raises(RunError, match="is missing"):
-        Telemetry.of(RunFolder(run.folder.path).path)
+        cr.train.load_telemetry(run.folder.path)
 
 
 # -- the race ------------------------------------------------------------------------------------------------

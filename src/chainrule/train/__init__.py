@@ -9,12 +9,11 @@ if TYPE_CHECKING:
     from chainrule.train.callbacks import Callback, Progress
     from chainrule.train.fitting import fit
     from chainrule.train.loop import Interrupted
-    from chainrule.train.result import Run
+    from chainrule.train.result import Run, load_telemetry
     from chainrule.train.table import load, resume
-    from chainrule.train.telemetry import Telemetry
     from chainrule.train.trainer import Trainer
 
-__all__ = ["Callback", "Interrupted", "Progress", "Run", "Telemetry", "Trainer", "fit", "load", "resume"]
+__all__ = ["Callback", "Interrupted", "Progress", "Run", "Trainer", "fit", "load", "load_telemetry", "resume"]
 
 _HOMES = {
     "Callback": "callbacks",
@@ -23,8 +22,8 @@ _HOMES = {
     "Interrupted": "loop",
     "Run": "result",
     "load": "table",
+    "load_telemetry": "result",
     "resume": "table",
-    "Telemetry": "telemetry",
     "Trainer": "trainer",
 }
 

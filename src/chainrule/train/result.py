@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from chainrule.nn import Module
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train.metrics import LABELS
-from chainrule.train.telemetry import Telemetry
+from chainrule.train.telemetry import ParameterFacts, Telemetry
 
 Array = np.ndarray[Any, Any]
+_TELEMETRY = "telemetry.safetensors"
 
 
 class Run:
@@ -70,9 +72,18 @@ def finish(
 ) -> None:
     """Write the weights, then the result: a run that has a result is complete."""
     if telemetry:
-        telemetry.write(folder)
+        names = {"parameters": list(telemetry), "facts": list(ParameterFacts._fields)}
+        folder.write_arrays(_TELEMETRY, telemetry.state(), names)
     folder.write_arrays("weights.safetensors", weights(model), {"recipe": folder.recipe().hash()})
     folder.write_document("result.json", result)
+
+
+def load_telemetry(run: str | Path) -> Telemetry:
+    """What a finished run keeps of its parameters over the steps; `RunError` where it keeps nothing."""
+    arrays, names = RunFolder(run).arrays(_TELEMETRY)
+    telemetry = Telemetry(names["parameters"])
+    telemetry.load_state(arrays)
+    return telemetry
 
 
 def weights(model: Module) -> dict[str, Array]:

@@ -7,7 +7,6 @@ arrays anyway; `Telemetry` keeps what the steps gave back and reads it by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +14,9 @@ import numpy as np
 from chainrule.errors import RunError
 from chainrule.graph import Node
 from chainrule.ops import as_node, ops
-from chainrule.run import RunFolder
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
 
 Array = np.ndarray[Any, Any]
-_FILE = "telemetry.safetensors"
 _GAP = 4096
 """Steps that nobody saw are noted in pieces of this size."""
 
@@ -156,16 +153,3 @@ class Telemetry(Mapping[str, ParameterFacts]):
                 "go on without telemetry"
             ) from None
         self._first, self._kept = first, kept
-
-    def write(self, folder: RunFolder) -> None:
-        """Keep it in a run folder."""
-        names = {"parameters": list(self), "facts": list(ParameterFacts._fields)}
-        folder.write_arrays(_FILE, self.state(), names)
-
-    @classmethod
-    def of(cls, run: str | Path) -> Telemetry:
-        """What was kept in the folder of a run; `RunError` where there is nothing."""
-        arrays, names = RunFolder(run).arrays(_FILE)
-        told = cls(names["parameters"])
-        told.load_state(arrays)
-        return told
