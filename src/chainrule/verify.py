@@ -68,20 +68,24 @@ def _order(node: Node, place: Place) -> str:
 
 
 @cache
-def _parameters(primitive: Primitive) -> Signature:
-    """What the record's meaning takes after the namespace: operands by position, attributes by name."""
+def _misfit(primitive: Primitive, operands: int, attributes: tuple[str, ...]) -> str:
+    """How so many operands and these attributes are not what the record's meaning takes after the namespace.
+
+    Operands are taken by position, attributes by name.
+    """
     written = list(signature(primitive.meaning).parameters.values())[1:]
-    return Signature([each for each in written if each.kind is not Parameter.VAR_KEYWORD])
+    taken = Signature([each for each in written if each.kind is not Parameter.VAR_KEYWORD])
+    try:
+        taken.bind(*[None] * operands, **dict.fromkeys(attributes))
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _count(node: Node, place: Place) -> str:
     if node.primitive is None:
         return ""
-    try:
-        _parameters(node.primitive).bind(*node.operands, **node.attributes)
-    except TypeError as error:
-        return str(error)
-    return ""
+    return _misfit(node.primitive, len(node.operands), tuple(node.attributes))
 
 
 def _several(node: Node, place: Place) -> str:

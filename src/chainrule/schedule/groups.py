@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 from chainrule.graph import Graph, Node
 from chainrule.nest import Nest, multiplied, nest_of
+from chainrule.primitive import Primitive
 from chainrule.schedule.joining import Group, Joining, reduced_axes
 from chainrule.schedule.keeping import REDUCTIONS, keeping
 from chainrule.schedule.views import (
@@ -40,7 +43,16 @@ def contraction_of(node: Node) -> Nest | None:
     """The nest of a node that is a sum of products of two operands; None for any other."""
     if node.primitive is None or node.primitive.nest is None or len(node.operands) != 2:
         return None
-    nest = nest_of(node.primitive, *(each.type for each in node.operands), **node.attributes)
+    types = tuple(each.type for each in node.operands)
+    return _product_nest(node.primitive, types, tuple(node.attributes.items()))
+
+
+@lru_cache(maxsize=256)
+def _product_nest(
+    primitive: Primitive, types: tuple[Type, ...], attributes: tuple[tuple[str, Any], ...]
+) -> Nest | None:
+    """Kept, because it is asked again and again for nodes that are alike."""
+    nest = nest_of(primitive, *types, **dict(attributes))
     if nest is None or nest.body is not multiplied or nest.combiner != "sum" or len(nest.reads) != 2:
         return None
     return nest
@@ -59,6 +71,7 @@ class Grouping:
         self.users = users_of(graph)
         self.kept = keeping(graph, self.users)
         self._scalars: Group | None = None
+        self._outputs = set(graph.outputs)
         ordered, self._late = _inputs_first(graph)
         for node in ordered:
             if node.primitive is not None and not is_view(node):
@@ -135,7 +148,7 @@ class Grouping:
 
         Unless it has to be in memory itself.
         """
-        if node not in self.kept.backward or node in self.graph.outputs:
+        if node not in self.kept.backward or node in self._outputs:
             return False
         if any(not _is_fused(user) for user in self.users[node]):
             return False
@@ -268,7 +281,7 @@ class Grouping:
         """True for what every kernel that needs it computes again: comparisons, what is cheap and made of
         these or of inputs, and what is not worth keeping for the backward pass.
         """
-        if node not in self.waiting or node in self.graph.outputs:
+        if node not in self.waiting or node in self._outputs:
             return False
         if node in self.kept.recomputed:
             return True
@@ -294,7 +307,7 @@ class Grouping:
         if node.name != "sum" or group is None or group.product is not product or len(group.members) != 1:
             return False
         axes = group.axes_of(node.operands[0])
-        if axes is None or len(self.users[product]) != 1 or product in self.graph.outputs or group.summed:
+        if axes is None or len(self.users[product]) != 1 or product in self._outputs or group.summed:
             return False
         if node.dtype != product.dtype or node.size == 1 or node.operands[0].size != product.size:
             return False

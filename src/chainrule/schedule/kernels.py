@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,19 @@ class Statement:
     over: tuple[int, ...] = ()
     per_row: bool = False
 
+    @cached_property
+    def accesses(self) -> tuple[Access, ...]:
+        """What it loads, each once, and stores."""
+        stored = () if self.target is None else (self.target,)
+        return (*_loaded(expressions([self.value])), *stored)
+
+    @cached_property
+    def results(self) -> tuple[Statement, ...]:
+        """The earlier statements that it uses."""
+        return tuple(
+            each.attributes["statement"] for each in expressions([self.value]) if each.op == "result"
+        )
+
 
 # -- kernels -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
@@ -132,6 +146,11 @@ class Loops:
     lane: int
     statements: tuple[Statement, ...]
     nodes: tuple[Node, ...] = ()
+
+    @cached_property
+    def places(self) -> tuple[Access, ...]:
+        """See `places`."""
+        return (*loads(self), *targets(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +174,11 @@ class Contraction:
     right: Access
     statements: tuple[Statement, ...]
     nodes: tuple[Node, ...] = ()
+
+    @cached_property
+    def places(self) -> tuple[Access, ...]:
+        """See `places`."""
+        return (*loads(self), *targets(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +271,9 @@ def read_and_written(kernel: Work) -> tuple[set[Buffer], set[Buffer]]:
     if isinstance(kernel, Special):
         return {view.buffer for view in kernel.operands}, {kernel.target.buffer}
     if not isinstance(kernel, Repeat):
-        return {access.buffer for access in loads(kernel)}, {access.buffer for access in targets(kernel)}
+        stored = {access.buffer for access in targets(kernel)}
+        first = len(kernel.places) - sum(1 for _ in targets(kernel))
+        return {access.buffer for access in kernel.places[:first]}, stored
     read, written = _inside(kernel)
     source = {window.buffer: window.source for window in kernel.windows}
     own = written - source.keys()
@@ -266,26 +292,28 @@ def _inside(loop: Repeat) -> tuple[set[Buffer], set[Buffer]]:
 
 def expressions(roots: Iterable[Expression]) -> Iterator[Expression]:
     """Every expression that `roots` are made of, once, arguments first; results are not entered."""
-    seen: set[Expression] = set()
-
-    def walk(each: Expression) -> Iterator[Expression]:
-        if each not in seen:
-            seen.add(each)
-            for argument in each.arguments:
-                yield from walk(argument)
-            yield each
-
-    for root in roots:
-        yield from walk(root)
+    found: dict[Expression, None] = {}
+    pending = list(roots)[::-1]
+    while pending:
+        each = pending[-1]
+        missing = [argument for argument in each.arguments if argument not in found]
+        if missing:
+            pending += missing[::-1]
+        else:
+            found[each] = None
+            pending.pop()
+    return iter(found)
 
 
 def loads(kernel: Loops | Contraction) -> Iterator[Access]:
     """Everything a kernel reads, in a fixed order."""
     if isinstance(kernel, Contraction):
         yield from (kernel.left, kernel.right)
-    for each in expressions(statement.value for statement in kernel.statements):
-        if each.op == "load":
-            yield each.attributes["access"]
+    yield from _loaded(expressions(statement.value for statement in kernel.statements))
+
+
+def _loaded(found: Iterable[Expression]) -> Iterator[Access]:
+    return (each.attributes["access"] for each in found if each.op == "load")
 
 
 def targets(kernel: Loops | Contraction) -> Iterator[Access]:
@@ -304,4 +332,4 @@ def places(kernel: Kernel) -> tuple[Access | View, ...]:
     """
     if isinstance(kernel, Special):
         return (*kernel.operands, kernel.target)
-    return (*loads(kernel), *targets(kernel))
+    return kernel.places

@@ -80,7 +80,14 @@ class Layouts:
             return Layout((1, 0), True)
         if node not in self._views:
             return Layout(row_major(node), True)
-        return min(self._candidates(node), key=lambda layout: self._copies(node, layout))
+        best, fewest = Layout(row_major(node), True), math.inf
+        for layout in self._candidates(node):
+            copies = self._copies(node, layout)
+            if copies < fewest:
+                best, fewest = layout, copies
+            if not copies:
+                break
+        return best
 
     def _candidates(self, node: Node) -> Iterator[Layout]:
         yield Layout(row_major(node), True)
@@ -113,6 +120,7 @@ def _turned_weights(graph: Graph) -> set[Node]:
     transposed first.
     """
     kept: dict[Node, list[int]] = {}
+    inputs = set(graph.inputs)
     for node in graph.nodes:
         nest = contraction_of(node)
         for read in nest.reads if nest is not None else ():
@@ -121,7 +129,7 @@ def _turned_weights(graph: Graph) -> set[Node]:
             operand = node.operands[read.operand]
             weight = base_of(operand)
             axes = _matrix_axes(operand, read.index)
-            if weight in graph.inputs and weight.ndim == 2 and axes is not None:
+            if weight in inputs and weight.ndim == 2 and axes is not None:
                 counts = kept.setdefault(weight, [0, 0])
                 for axis, along in enumerate(axes):
                     counts[axis] += math.prod(nest.extents) * (along in nest.output)

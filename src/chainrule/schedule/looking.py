@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.schedule.kernels import Access, Contraction, Loops, Statement, expressions
+from chainrule.schedule.kernels import Access, Contraction, Loops, Statement
 
 
 def accesses_of(statements: Sequence[Statement]) -> list[Access]:
     """What statements load and store."""
-    values = expressions(statement.value for statement in statements)
-    found = [each.attributes["access"] for each in values if each.op == "load"]
-    return found + [statement.target for statement in statements if statement.target is not None]
+    return [access for statement in statements for access in statement.accesses]
 
 
 def stores_again(kernel: Loops | Contraction, statement: Statement) -> bool:
@@ -27,5 +25,4 @@ def stores_again(kernel: Loops | Contraction, statement: Statement) -> bool:
 
 def stage_of(statement: Statement) -> int:
     """How many combined results have to be known, one after the other, before a statement can run."""
-    results = [each.attributes["statement"] for each in expressions([statement.value]) if each.op == "result"]
-    return max((1 + stage_of(each) for each in results), default=0)
+    return max((1 + stage_of(each) for each in statement.results), default=0)

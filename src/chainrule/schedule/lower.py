@@ -219,13 +219,11 @@ class _Lowering:
             isinstance(kernel, Contraction) and old in (kernel.left.buffer, kernel.right.buffer)
         ):
             return False
-        mine = {each.strides for each in accesses_of(kernel.statements) if each.buffer is written}
-        theirs = {
-            (each.strides, each.offset) for each in accesses_of(kernel.statements) if each.buffer is old
-        }
-        touching = [
-            each for each in kernel.statements if {written, old} & {a.buffer for a in accesses_of([each])}
-        ]
+        accesses = accesses_of(kernel.statements)
+        mine = {each.strides for each in accesses if each.buffer is written}
+        theirs = {(each.strides, each.offset) for each in accesses if each.buffer is old}
+        both = (written, old)
+        touching = [each for each in kernel.statements if any(a.buffer in both for a in each.accesses)]
         writers = [each for each in touching if each.target is not None and each.target.buffer is written]
         if any(stores_again(kernel, each) for each in writers):
             return False

@@ -9,6 +9,7 @@ the kernel's places.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -75,6 +76,12 @@ def exact(value: Any) -> str:
     return text
 
 
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """NumPy takes microseconds to say it, and it is asked for every value of every kernel."""
+    return str(dtype)
+
+
 def _places(listed: Sequence[Access | View]) -> list[str]:
     """What is known of the memory behind each pointer argument."""
     first: dict[int, tuple[int, int]] = {}  # buffer → its number, and the offset where it is first met
@@ -88,7 +95,8 @@ def _places(listed: Sequence[Access | View]) -> list[str]:
         marks = [" aligned"] if ours and place.offset == 0 else []
         marks += [" slack"] if buffer.slack else []
         marks += [" overrun"] if isinstance(place, Access) and place.overrun else []
-        lines.append(f"p{number}: b{of}{further} {buffer.dtype}{shape} {place.strides}{''.join(marks)}")
+        what = f"b{of}{further} {_name(buffer.dtype)}{shape} {place.strides}"
+        lines.append(f"p{number}: {what}{''.join(marks)}")
     return lines
 
 
@@ -97,7 +105,7 @@ def _statements(statements: Sequence[Statement], places_: Mapping[int, int]) -> 
     names: dict[Expression, str] = {}
     for each in expressions(statement.value for statement in statements):
         names[each] = f"e{len(names)}"
-        yield f"{names[each]} = {_expression(each, names, places_, order)} : {each.dtype}"
+        yield f"{names[each]} = {_expression(each, names, places_, order)} : {_name(each.dtype)}"
     for number, statement in enumerate(statements):
         combined = f"{statement.combiner} over {statement.over} of " if statement.combiner else ""
         target = f"p{places_[id(statement.target)]} = " if statement.target is not None else ""

@@ -36,7 +36,7 @@ def is_view(node: Node) -> bool:
 
 def base_of(node: Node) -> Node:
     """The node whose memory a view shows; any other node itself."""
-    while is_view(node):
+    while node.primitive is not None and node.primitive.name in VIEWS:  # asked so often that a call costs
         node = node.operands[0]
     return node
 
@@ -153,6 +153,8 @@ def axes_of_shape(shape: Shape) -> Axes:
 def aligned(axes: Axes, shape: Shape) -> Axes:
     """The axes of an operand of `shape` that broadcasts against an array with `axes`."""
     last = axes[len(axes) - len(shape) :]
+    if 1 not in shape:
+        return last
     return tuple(() if extent == 1 else along for extent, along in zip(shape, last, strict=True))
 
 
