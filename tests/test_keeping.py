@@ -10,10 +10,12 @@ import chainrule as cr
 from chainrule import passes
 from chainrule.graph import Graph
 from chainrule.nn import functional
+from chainrule.passes.cotangents import is_backward
 from chainrule.schedule import groups
 from chainrule.schedule.groups import users_of
 from chainrule.schedule.interpret import interpret
 from chainrule.schedule.keeping import Keeping, _Network, keeping
+from chainrule.schedule.kernels import Special, expressions
 from chainrule.schedule.lower import schedule
 from chainrule.schedule.memory import plan
 from chainrule.trace import trace_program
@@ -58,8 +60,8 @@ SHAPES = {
     "large block": (block, (24, 32, 8), (8, 8), (32, 8), (32, 8), (8,), (8,)),
 }
 RECOMPUTED = {
-    "gelu": ["add", "multiply", "multiply", "sigmoid", "square"],
-    "silu": ["sigmoid"],
+    "gelu": [],  # its derivative is kept in the place of its argument
+    "silu": [],
     "tanh": [],  # the product with the next weight reads it: it is in memory
     "norm": ["subtract"],  # rows have one mean and one scale, which are kept
 }
@@ -78,6 +80,24 @@ def test_what_stays_in_the_cache_is_kept_if_it_is_an_exponential() -> None:
     assert "sigmoid" not in {node.name for node in keeping(graph, users_of(graph)).recomputed}
 
 
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_derivatives_are_left_behind_by_the_forward_pass(name: str) -> None:
+    """As much is kept as before, the argument; the exponential is not computed twice."""
+    graph = gradients(*SHAPES[name])
+    kernels = [kernel for kernel in schedule(graph).innermost if not isinstance(kernel, Special)]
+    found = [each.op for kernel in kernels for each in expressions(s.value for s in kernel.statements)]
+    assert found.count("sigmoid") == 1
+
+
+def test_what_is_recomputed_on_purpose_stays_in_the_backward_pass() -> None:
+    function, *shapes = SHAPES["gelu"]
+    graph = gradients(cr.checkpoint(function), *shapes)
+    found = keeping(graph, users_of(graph))
+    again = {node for node in graph.nodes if any(origin.role == "recompute" for origin in node.origins)}
+    assert again
+    assert again <= found.backward
+
+
 def test_without_a_backward_pass_nothing_is_computed_again() -> None:
     function, *shapes = SHAPES["gelu"]
     types = [Type(shape, FLOAT64) for shape in shapes]
@@ -91,7 +111,7 @@ def test_numbers_are_the_same_and_memory_is_less(name: str, monkeypatch: pytest.
     generator = np.random.default_rng(0)
     values = [generator.normal(size=node.shape) / 2 for node in graph.inputs]
     chosen = schedule(graph)
-    backward = keeping(graph, users_of(graph)).backward
+    backward = frozenset(node for node in graph.nodes if is_backward(node))
     monkeypatch.setattr(groups, "keeping", lambda *_: Keeping(backward, frozenset()))
     everything = schedule(graph)
     for got, wanted in zip(interpret(chosen, values), graph.evaluate(np, *values), strict=True):

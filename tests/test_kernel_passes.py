@@ -9,6 +9,8 @@ import pytest
 import chainrule as cr
 from chainrule import passes
 from chainrule.graph import Graph
+from chainrule.nn import functional
+from chainrule.passes.cotangents import gather_cotangents
 from chainrule.passes.factors import share_factors
 from chainrule.passes.flattening import merge_leading_axes
 from chainrule.passes.parts import join_parts, place_once
@@ -83,6 +85,44 @@ def test_what_differs_or_is_needed_stays(function: Any) -> None:
     assert names(share_factors(before)) == names(before)
 
 
+# -- cotangents ----------------------------------------------------------------------------------------------
+def through(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradient of x where `function` lies between two products, so that its cotangent is one too."""
+    return cr.grad(lambda x, w, f: cr.sum(cr.square(function(x @ w, f) @ w)))
+
+
+GATHERED: list[tuple[Callable[..., Any], int]] = [
+    (lambda z, f: z * cr.sigmoid(z), 1),
+    (lambda z, f: functional.gelu(z, "tanh"), 1),
+    (lambda z, f: functional.gelu(z), 1),
+    (lambda z, f: -(z * cr.sin(z)) / f, 1),
+    (lambda z, f: z * cr.sin(z) - cr.exp(z) * z, 1),
+    (lambda z, f: cr.tanh(z), 0),  # there is no sum
+    (lambda z, f: z + cr.sin(z), 0),  # a term that is the cotangent itself
+    (lambda z, f: cr.softmax(z), 0),
+]
+
+
+@pytest.mark.parametrize(("function", "count"), GATHERED)
+def test_what_a_cotangent_is_multiplied_by_is_one_value(function: Any, count: int) -> None:
+    before = graph_of(through(function), (6, 5), (5, 5), (6, 1))
+    after = gather_cotangents(before)
+    assert (after is not before) == bool(count)
+    assert len(names(after)) <= len(names(before))
+    assert_same(before, after, 1e-12)
+
+
+def test_terms_that_are_needed_stay() -> None:
+    x, w = cr.ones((6, 5)), cr.ones((5, 5))
+    graph = passes.simplify(
+        trace_program(through(lambda z, f: z * cr.sin(z)), [x.node.type, w.node.type, x.node.type]).graph
+    )
+    total = next(node for node in graph.nodes if node.name == "add")
+    shown = Graph(graph.inputs, (*graph.outputs, total.operands[0]))
+    assert gather_cotangents(shown) is shown
+
+
+# -- factors of rows -----------------------------------------------------------------------------------------
 def test_what_belongs_to_rows_is_combined_first() -> None:
     before = graph_of(lambda x, f, g: (f * (2.0 * x), g * (x / f), x * (x / f)), (4, 5), (4, 1), (1, 5))
     after = share_factors(before)

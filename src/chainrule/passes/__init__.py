@@ -23,6 +23,7 @@ from chainrule.graph import Graph
 from chainrule.passes.algebra import simplify_algebra
 from chainrule.passes.common import share_common_subexpressions
 from chainrule.passes.constants import fold_constants
+from chainrule.passes.cotangents import gather_cotangents
 from chainrule.passes.factors import share_factors
 from chainrule.passes.flattening import merge_leading_axes
 from chainrule.passes.inlining import inline_calls
@@ -77,6 +78,7 @@ KERNEL_PASSES: tuple[Pass, ...] = (
     merge_leading_axes,
     gate_by_results,
     share_factors,
+    gather_cotangents,
     join_parts,
     place_once,
 )

@@ -19,10 +19,10 @@ from itertools import pairwise
 from chainrule.control import ITEM_OF
 from chainrule.graph import Graph, Node
 from chainrule.loops import SCAN
+from chainrule.passes.cotangents import free_of_cotangents, is_backward
 from chainrule.schedule.views import base_of, is_view
 
 REDUCTIONS = frozenset(("sum", "max", "min", "any", "all"))
-BACKWARD = frozenset(("pullback", "fan-out", "recompute"))
 
 KEPT, KEPT_IN_CACHE = 64, 16
 """What it costs to write a value and read it again, in additions of as many vectors; where all values of the
@@ -55,11 +55,13 @@ class Keeping:
 
 def keeping(graph: Graph, users: dict[Node, set[Node]]) -> Keeping:
     """The choice with the least work. `users`: who uses a value, directly or through views."""
-    backward = frozenset(node for node in graph.nodes if _is_backward(node))
+    backward = frozenset(node for node in graph.nodes if is_backward(node))
     if not backward:
         return Keeping(backward, frozenset())
     network = _Network()
     in_memory = _in_memory(graph, users)
+    derivatives = _derivatives(graph, backward, in_memory, users)
+    backward -= derivatives
     forward = [node for node in graph.nodes if node.primitive is not None and node not in backward]
     weight = KEPT if sum(map(_bytes, forward)) > CACHE else KEPT_IN_CACHE
     for node in forward:
@@ -75,11 +77,24 @@ def keeping(graph: Graph, users: dict[Node, set[Node]]) -> Keeping:
             network.source(node, _ENDLESS)
         if any(user in backward for user in users[node]):
             network.needed(node)
-    return Keeping(backward, network.behind_the_cut())
+    recomputed = network.behind_the_cut()
+    return Keeping(backward | derivatives & recomputed, recomputed - derivatives)
 
 
-def _is_backward(node: Node) -> bool:
-    return bool(node.origins) and all(origin.role in BACKWARD for origin in node.origins)
+def _derivatives(
+    graph: Graph, backward: frozenset[Node], in_memory: set[Node], users: dict[Node, set[Node]]
+) -> frozenset[Node]:
+    """What the forward pass might compute for the backward pass: elementwise values of its values alone,
+    which are there for what is made of cotangents.
+    """
+    free = free_of_cotangents(graph) - in_memory
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node not in free or is_view(node) or node.size <= 1:
+            continue
+        if any(user in found or (user in backward and user not in free) for user in users[node]):
+            found.add(node)
+    return frozenset(found)
 
 
 def _in_memory(graph: Graph, users: dict[Node, set[Node]]) -> set[Node]:
