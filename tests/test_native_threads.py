@@ -19,6 +19,7 @@ import chainrule as cr
 from chainrule.backends.native import step, threads
 from chainrule.backends.native.arena import address
 from chainrule.backends.native.engine import Program
+from chainrule.backends.native.sharing import RECORD, TRIALS
 from chainrule.backends.native.threads import default_threads, lone_team, team
 from chainrule.errors import ChainruleError
 
@@ -33,11 +34,12 @@ def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "GRAIN", 1)
 
 
-def share(memory: int, piece: Callable[..., None], each: int) -> None:
-    """Have a team call a Python function for every piece."""
+def share(memory: int, piece: Callable[..., None], each: int, record: Array | None = None) -> None:
+    """Have a team call a Python function for every piece; without a record it is one of the first calls."""
     called = PIECE(piece)
-    run = threads._code().function("share", *[ctypes.c_void_p] * 3, ctypes.c_int64)
-    run(memory, ctypes.cast(called, ctypes.c_void_p), None, each)
+    record = np.zeros(RECORD, np.int64) if record is None else record
+    run = threads._code().function("share", *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_void_p)
+    run(memory, ctypes.cast(called, ctypes.c_void_p), None, each, address(record))
 
 
 # -- teams ---------------------------------------------------------------------------------------------------
@@ -111,6 +113,34 @@ def test_a_caller_that_was_held_up_works_alone_for_a_while(monkeypatch: pytest.M
             by.clear()
             share(memory, quick, 20)
             assert set(by) == {0, 1}
+
+
+def test_what_is_quicker_is_done_and_the_other_way_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_process", threads._Process())
+    record, by, slow = np.zeros(RECORD, np.int64), set[int](), threading.Event()
+
+    def piece(_: Any, thread: int, number: int) -> None:
+        by.add(thread)
+        time.sleep(0.0045 if slow.is_set() and thread == 1 else 0.0005)
+
+    def shared(calls: int) -> float:
+        """The part of some calls in which the worker had a share."""
+        found = 0
+        for _ in range(calls):
+            by.clear()
+            share(memory, piece, 3, record)
+            found += 1 in by
+        return found / calls
+
+    with team(2) as memory:
+        assert shared(TRIALS) == 0.5, "they take turns at first"
+        assert shared(20) > 0.8
+        slow.set()
+        shared(TRIALS)
+        assert shared(20) < 0.2
+        slow.clear()
+        shared(400)  # a trial every 64 calls
+        assert shared(20) > 0.8
 
 
 def test_a_team_without_workers_computes_all_the_same() -> None:

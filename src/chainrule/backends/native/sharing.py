@@ -3,8 +3,9 @@
 The thread that calls (number 0) runs the whole program. Where a kernel is worth sharing, its units are cut
 into pieces, the same number for every thread, and that is said in the memory of the *team*:
 
-    share(team, function, context, each)    have ``function(context, thread, piece)`` called for every piece
-    work_forever(team, thread)              what a worker does
+    share(team, function, context, each, record)    have ``function(context, thread, piece)`` called for every
+                                                    piece, by the team if that is quicker
+    work_forever(team, thread)                      what a worker does
 
 Every thread does its own pieces first, so that rows of one layer stay in the cache of the core that made
 them, then takes over pieces that nobody has begun. The caller goes on when all are done. So nobody waits for
@@ -14,9 +15,10 @@ computes all the same. Results do not depend on who does what: units are indepen
 Who waits looks again and again for some microseconds, then sleeps until woken: on a busy machine, whoever
 spins keeps the core from the very thread it waits for.
 
-A worker that is put aside in the midst of a piece (another program wants its core) holds the caller up for
-milliseconds. The caller sees that it waited longer than it worked, and works alone for many times as long as
-it waited, before it gives the workers another try: so little is lost where the other cores are taken.
+How much there is to win depends on what else the machine does; so it is measured. Every kernel has a record
+of how long it takes shared and alone; what took less is done, and now and then the other way is tried again.
+And a worker that is put aside in the midst of a piece, because another program wants its core, holds the
+caller up for milliseconds: when it has waited longer than it worked, it works alone for many times as long.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ HELD_UP = 18
 """Ticks of the clock, as a power of two, that are worth working alone: less passes in being woken."""
 ALONE = 5
 """How many times longer than it waited the caller then works alone, as a power of two."""
+RECORD = 3
+"""Words of a record: ticks alone, ticks shared, calls. Threads that call at once may mix it up: no harm."""
+SELDOM = 6
+"""How many times longer than the last trial took nothing is tried, as a power of two."""
+TRIALS = 8
+"""Calls of a kernel in which both ways take turns; the first ones bring its code and data into the caches."""
 
 # Bytes in a team's memory; what different threads write lies on different cache lines.
 SHARE, THREADS = 0, 8
@@ -43,7 +51,7 @@ CLAIMS = 384
 _LAYOUT = {
     "threads": THREADS,
     "function": 64, "context": 72, "each": 80, "total": 88,  # what is shared; all pieces so far
-    "alone": 96,  # when the caller may share again
+    "alone": 96, "again": 104,  # when the caller may share, and try the other way, again
     "sequence": 128,  # number of the sharing
     "workers_sleep": 192,  # 1 when a worker may sleep
     "completed": 256,  # pieces that are done
@@ -60,13 +68,17 @@ def team_bytes(threads: int) -> int:
 def call_share(function: Function, team: Value, piece: str, context: Value, each: Index) -> None:
     """Code for: have ``@piece(context, thread, piece)`` called for `each` pieces per thread."""
     share = function.load(function.at(team, SHARE, "i8"), POINTER)
-    arguments = f"{team}, ptr @{piece}, {context}, {INDEX} {function.index(each).text}"
+    record = f"{piece}_record"
+    function.module.variable(record, f"[{RECORD} x i64]", "zeroinitializer")
+    arguments = f"{team}, ptr @{piece}, {context}, {INDEX} {function.index(each).text}, ptr @{record}"
     function.line(f"call void {share.text}({arguments})")
 
 
 def runtime(triple: str) -> str:
     """`share` and `work_forever` as LLVM assembly."""
-    text = Template(_RUNTIME).substitute(_LAYOUT, spins=SPINS, held_up=1 << HELD_UP, longer=ALONE)
+    text = Template(_RUNTIME).substitute(
+        _LAYOUT, spins=SPINS, held_up=1 << HELD_UP, longer=ALONE, new=TRIALS, seldom=SELDOM
+    )
     return text + _CLOCKS.get(triple.partition("-")[0], _NO_CLOCK) + _pausing(triple) + _sleeping(triple)
 
 
@@ -87,28 +99,97 @@ def _sleeping(triple: str) -> str:
 
 
 _RUNTIME = """
-; Share `each` pieces per thread of a function, and return when all are done.
-define void @share(ptr %team, ptr %function, ptr %context, i64 %each) nounwind {
+; Have `each` pieces per thread of a function done, by the team or by the caller alone: whichever took less
+; time so far, which the record remembers. Sometimes the other way is tried again.
+define void @share(ptr %team, ptr %function, ptr %context, i64 %each, ptr %record) nounwind {
+entry:
+  %alone.p = getelementptr i8, ptr %team, i64 $alone
+  %again.p = getelementptr i8, ptr %team, i64 $again
+  %shared.r = getelementptr i8, ptr %record, i64 8
+  %calls.r = getelementptr i8, ptr %record, i64 16
+  %until = load i64, ptr %alone.p
+  %again = load i64, ptr %again.p
+  %alone.took = load atomic i64, ptr %record monotonic, align 8
+  %shared.took = load atomic i64, ptr %shared.r monotonic, align 8
+  %calls = load atomic i64, ptr %calls.r monotonic, align 8
+  %calls.next = add i64 %calls, 1
+  store atomic i64 %calls.next, ptr %calls.r monotonic, align 8
+  %start = call i64 @clock()
+  %new = icmp ult i64 %calls, $new
+  %odd = and i64 %calls, 1
+  %turn = icmp eq i64 %odd, 0
+  %better = icmp ule i64 %shared.took, %alone.took
+  %probe = icmp uge i64 %start, %again
+  %tried = xor i1 %better, %probe
+  %chosen = select i1 %new, i1 %turn, i1 %tried
+  %unknown = icmp eq i64 %start, 0
+  %wanted = or i1 %chosen, %unknown
+  %free = icmp uge i64 %start, %until
+  %together = and i1 %wanted, %free
+  br i1 %together, label %team_work, label %solo
+team_work:
+  call void @do_together(ptr %team, ptr %function, ptr %context, i64 %each)
+  br label %learn
+solo:
+  call void @do_alone(ptr %team, ptr %function, ptr %context, i64 %each)
+  br label %learn
+learn:
+  %end = call i64 @clock()
+  %took = sub i64 %end, %start
+  %learnt.r = select i1 %together, ptr %shared.r, ptr %record
+  %before = select i1 %together, i64 %shared.took, i64 %alone.took
+  %cap = shl i64 %alone.took, 2
+  %far = icmp ugt i64 %took, %cap
+  %known = icmp ugt i64 %cap, 0
+  %outlier = and i1 %far, %known
+  %sample = select i1 %outlier, i64 %cap, i64 %took
+  %thrice = mul i64 %before, 3
+  %sum = add i64 %thrice, %sample
+  %mean = lshr i64 %sum, 2
+  %less = icmp ult i64 %took, %before
+  %first = icmp ule i64 %calls, 3
+  %lowers = or i1 %less, %first
+  %least = select i1 %lowers, i64 %took, i64 %before
+  %value = select i1 %new, i64 %least, i64 %mean
+  store atomic i64 %value, ptr %learnt.r monotonic, align 8
+  %old = xor i1 %new, true
+  %probed = and i1 %probe, %old
+  br i1 %probed, label %wait, label %leave
+wait:
+  %while = shl i64 %took, $seldom
+  %later = add i64 %end, %while
+  store i64 %later, ptr %again.p
+  br label %leave
+leave:
+  ret void
+}
+
+; All pieces, by the caller.
+define internal void @do_alone(ptr %team, ptr %function, ptr %context, i64 %each) nounwind {
 entry:
   %threads.p = getelementptr i8, ptr %team, i64 $threads
   %threads = load i64, ptr %threads.p
-  %alone.p = getelementptr i8, ptr %team, i64 $alone
-  %until = load i64, ptr %alone.p
-  %start = call i64 @clock()
-  %alone = icmp ult i64 %start, %until
-  br i1 %alone, label %solo, label %together
-solo:
   %pieces = mul i64 %each, %threads
   br label %next
 next:
-  %piece = phi i64 [ 0, %solo ], [ %piece.next, %one ]
+  %piece = phi i64 [ 0, %entry ], [ %piece.next, %one ]
   %left = icmp ult i64 %piece, %pieces
   br i1 %left, label %one, label %leave
 one:
   call void %function(ptr %context, i64 0, i64 %piece)
   %piece.next = add i64 %piece, 1
   br label %next
-together:
+leave:
+  ret void
+}
+
+; All pieces, by all threads; returns when all are done.
+define internal void @do_together(ptr %team, ptr %function, ptr %context, i64 %each) nounwind {
+entry:
+  %threads.p = getelementptr i8, ptr %team, i64 $threads
+  %threads = load i64, ptr %threads.p
+  %alone.p = getelementptr i8, ptr %team, i64 $alone
+  %start = call i64 @clock()
   %function.p = getelementptr i8, ptr %team, i64 $function
   %context.p = getelementptr i8, ptr %team, i64 $context
   %each.p = getelementptr i8, ptr %team, i64 $each
@@ -125,7 +206,7 @@ together:
   %none = shl i64 %sequence, 16
   br label %open
 open:
-  %owner = phi i64 [ 0, %together ], [ %owner.next, %open ]
+  %owner = phi i64 [ 0, %entry ], [ %owner.next, %open ]
   %lines = mul i64 %owner, 64
   %claim.offset = add i64 %lines, $claims
   %claim.p = getelementptr i8, ptr %team, i64 %claim.offset
