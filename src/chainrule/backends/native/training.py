@@ -149,11 +149,13 @@ def _emit_train(module: Module, training: Training) -> None:
     train = Function(module, "train", list(zip(names, types, strict=True)), internal=False)
     table, data, rows, noted, first, last = train.arguments
     target, watch = training.target, training.watch
+    views = (*training.batch, *training.notes)
+    slots = dict.fromkeys(training.plan.places[view.buffer].slot for view in views)
+    bases = {slot: train.load(train.at(table, slot, POINTER), POINTER) for slot in slots}
 
     def place(view: View) -> Value:
         slot, offset = training.plan.places[view.buffer]
-        base = train.load(train.at(table, slot, POINTER), POINTER)
-        return train.at(base, offset + view.offset * view.buffer.dtype.itemsize, "i8")
+        return train.at(bases[slot], offset + view.offset * view.buffer.dtype.itemsize, "i8")
 
     size = training.batch[0].shape[0]
     gathers = [
