@@ -69,7 +69,7 @@ def train(results: Results) -> str:
     """Ratios per workload, then every peer's time per step."""
     summary = [[workload, *_summary(workload, result)] for workload, result in results.items()]
     columns = ["", "network", "µs per step", "share of the peak", "best PyTorch ÷ ours", "best JAX ÷ ours"]
-    columns.append("with telemetry ÷ ours")
+    columns.append("with telemetry ÷ without")
     return "\n\n".join([markdown(columns, summary), _every_peer(results)])
 
 

@@ -55,7 +55,8 @@ class Trainer:
     seed       decides the order of rows and what layers such as Dropout draw
     checked    raise `NumericalError` at the first operation that makes NaN or infinity (see `cr.compile`)
     telemetry  note norms of gradient, weights and update of every parameter at every step, to be read from
-               `Trainer.telemetry` (COST)
+               `telemetry`. A step takes 1 to 4% longer (by up to 0.1 µs where it takes less than 1 µs)
+               and a fifth longer to compile; its results differ by rounding
 
     >>> import numpy as np, chainrule as cr
     >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -82,9 +83,8 @@ class Trainer:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         if not isinstance(optimizer, optim.Optimizer):
             raise TypeError(
-                "Trainer needs an optimizer without parameters, such as cr.optim.Adam(lr=1e-3): it "
-                "takes the parameters "
-                "from the model"
+                "Trainer needs an optimizer without parameters, such as cr.optim.Adam(lr=1e-3): it takes "
+                "the parameters from the model"
             )
         self.model = model
         self.loss = loss
@@ -115,9 +115,7 @@ class Trainer:
 
     # -- the step as a program ---------------------------------------------------------------------------
     def step(self, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """One step on Tensors: assigns every cell and returns what is noted, "loss", "gradient_norm" and
-        "telemetry", a number or a list of numbers each.
-        """
+        """One step on Tensors: assigns every cell; returns loss, gradient norm and telemetry, to be noted."""
         key = random.fold_in(random.fold_in(random.key(self.seed), _LAYERS), self.count)
 
         def objective(model: Module) -> Tensor:
@@ -129,7 +127,7 @@ class Trainer:
 
         with random.stream(key):
             value, by_path = value_and_grad(objective)(self.model)
-        gradients = raw = {path: by_path[path] for path in self.parameters}
+        gradients = unclipped = {path: by_path[path] for path in self.parameters}
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
             gradients, _ = optim.clip_by_global_norm(self.clip_norm).update(
@@ -142,7 +140,7 @@ class Trainer:
             with because(Origin("update", path)):
                 updated = ops.add(parameter, updates[path])
                 if self.telemetry:
-                    told += facts(raw[path], updated, updates[path])
+                    told += facts(unclipped[path], updated, updates[path])
                 parameter.assign(updated)
         for cell, leaf in zip(self._state, flatten(new_state)[0], strict=True):
             cell.assign(leaf)
