@@ -95,6 +95,7 @@ def environment(threads: int, cache: str) -> dict[str, str]:
     """Threads for every library that asks the environment, and a cache folder apart from the user's."""
     counts = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CHAINRULE_THREADS", "CPU_COUNT"]
     return {name: str(threads) for name in counts} | {
+        "PYTHONDONTWRITEBYTECODE": "",  # installed packages have their bytecode, and so shall this one
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}",
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
