@@ -378,13 +378,11 @@ class Function:
             return self.binary("fadd" if floating else "add", a, b)
         if combiner in ("any", "all"):
             return self.binary("or" if combiner == "any" else "and", a, b)
-        if floating:
-            first = self.compare("ogt" if combiner == "max" else "olt", a, b)
-            first = self.binary("or", first, self.compare("uno", a, a))
-        else:
-            sign = "u" if unsigned else "s"
-            first = self.compare(f"{sign}gt" if combiner == "max" else f"{sign}lt", a, b)
-        return self.select(first, a, b)
+        if floating:  # one instruction, whose result is b where one of them is NaN
+            chosen = self.select(self.compare("ogt" if combiner == "max" else "olt", a, b), a, b)
+            return self.select(self.compare("uno", a, a), a, chosen)
+        sign = "u" if unsigned else "s"
+        return self.select(self.compare(f"{sign}gt" if combiner == "max" else f"{sign}lt", a, b), a, b)
 
 
 class Emitted(NamedTuple):

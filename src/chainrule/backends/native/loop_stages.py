@@ -161,11 +161,20 @@ def choose(space: Space, target: Target) -> Choices:
             budget = 1
     if space.inner and not unrolled:
         copies[space.inner[-1]] = _dividing(turns[space.inner[-1]], budget)
+    if _waits(space, made) and (
+        4 * inner <= target.registers if unrolled else not any(stage.kept for stage in made)
+    ):
+        copies[space.rows - 1] = _dividing(turns[space.rows - 1], 2)
     across = _across(space, body)
     if across is not None and space.lane is not None:
         copies = {across: space.lanes, space.lane: 1}
     cut, folding = _cut(space, turns, copies, body), _folding(space, turns, copies)
     return Choices(made, unrolled, copies, *cut, *folding, across)
+
+
+def _waits(space: Space, made: list[Stage]) -> bool:
+    """Whether a row's vectors are combined, lane by lane, before the row goes on: meanwhile another can."""
+    return len(made) > 1 and space.rows > 0 and space.lane is not None and space.lane in space.inner
 
 
 def _across(space: Space, body: int) -> int | None:
