@@ -15,10 +15,11 @@ computes all the same. Results do not depend on who does what: units are indepen
 Who waits looks again and again for some microseconds, then sleeps until woken: on a busy machine, whoever
 spins keeps the core from the very thread it waits for.
 
-How much there is to win depends on what else the machine does; so it is measured. Every kernel has a record
-of how long it takes shared and alone; what took less is done, and now and then the other way is tried again.
-And a worker that is put aside in the midst of a piece, because another program wants its core, holds the
-caller up for milliseconds: when it has waited longer than it worked, it works alone for many times as long.
+How much there is to win depends on what else the machine does, so it is measured. Every kernel has a record
+of how long it takes alone and shared, and is shared if that is quicker. The team has a balance of what
+sharing has won or lost lately: a worker that is put aside in the midst of a piece, because another program
+wants its core, holds the caller up for milliseconds. When the balance is negative, the caller works alone for
+a while, and each time for twice as long, until sharing wins again.
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ from chainrule.backends.native.emit import Function
 from chainrule.backends.native.values import INDEX, POINTER, Index, Value
 
 SPINS = 1000
-"""Looks before going to sleep: some 20 µs, a few times what it costs to be woken."""
+"""Looks of a caller before it goes to sleep: some 20 µs, a few times what it costs to be woken."""
 
-HELD_UP = 18
-"""Ticks of the clock, as a power of two, that are worth working alone: less passes in being woken."""
-ALONE = 5
-"""How many times longer than it waited the caller then works alone, as a power of two."""
+PATIENT = 10_000
+"""Looks of a worker: it should be awake when the next kernel is shared, even if a few are not."""
 RECORD = 3
 """Words of a record: ticks alone, ticks shared, calls. Threads that call at once may mix it up: no harm."""
-SELDOM = 6
-"""How many times longer than the last trial took nothing is tried, as a power of two."""
-TRIALS = 8
-"""Calls of a kernel in which both ways take turns; the first ones bring its code and data into the caches."""
+ALONE_AT_FIRST = 4
+"""Calls of a kernel before it is shared: how long it takes alone is what sharing is compared with."""
+AGAIN, REFRESH = 63, 1023
+"""Every so often plus one it is shared though that took longer, and done alone though that took longer."""
+MOST_WON, MOST_LOST = 25, 22
+"""Ticks, as powers of two, some milliseconds: what the balance can reach, and when sharing ends for now."""
+SHORTEST, LONGEST = 28, 31
+"""Ticks, as powers of two, that the caller then works alone: from tenths of a second to a second."""
 
 # Bytes in a team's memory; what different threads write lies on different cache lines.
 SHARE, THREADS = 0, 8
@@ -51,7 +54,7 @@ CLAIMS = 384
 _LAYOUT = {
     "threads": THREADS,
     "function": 64, "context": 72, "each": 80, "total": 88,  # what is shared; all pieces so far
-    "alone": 96, "again": 104,  # when the caller may share, and try the other way, again
+    "alone": 96, "balance": 104, "penalty": 112,  # when the caller may share again; ticks won; ticks alone
     "sequence": 128,  # number of the sharing
     "workers_sleep": 192,  # 1 when a worker may sleep
     "completed": 256,  # pieces that are done
@@ -76,9 +79,12 @@ def call_share(function: Function, team: Value, piece: str, context: Value, each
 
 def runtime(triple: str) -> str:
     """`share` and `work_forever` as LLVM assembly."""
-    text = Template(_RUNTIME).substitute(
-        _LAYOUT, spins=SPINS, held_up=1 << HELD_UP, longer=ALONE, new=TRIALS, seldom=SELDOM
-    )
+    numbers = {
+        "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "again": AGAIN, "refresh": REFRESH,
+        "most_won": 1 << MOST_WON, "most_lost": -1 << MOST_LOST, "shortest": 1 << SHORTEST,
+        "longest": 1 << LONGEST,
+    }  # fmt: skip
+    text = Template(_RUNTIME).substitute(_LAYOUT | numbers)
     return text + _CLOCKS.get(triple.partition("-")[0], _NO_CLOCK) + _pausing(triple) + _sleeping(triple)
 
 
@@ -99,67 +105,100 @@ def _sleeping(triple: str) -> str:
 
 
 _RUNTIME = """
-; Have `each` pieces per thread of a function done, by the team or by the caller alone: whichever took less
-; time so far, which the record remembers. Sometimes the other way is tried again.
+; Have `each` pieces per thread of a function done, by the team or by the caller alone, and learn from it.
 define void @share(ptr %team, ptr %function, ptr %context, i64 %each, ptr %record) nounwind {
 entry:
-  %alone.p = getelementptr i8, ptr %team, i64 $alone
-  %again.p = getelementptr i8, ptr %team, i64 $again
+  %until.p = getelementptr i8, ptr %team, i64 $alone
   %shared.r = getelementptr i8, ptr %record, i64 8
   %calls.r = getelementptr i8, ptr %record, i64 16
-  %until = load i64, ptr %alone.p
-  %again = load i64, ptr %again.p
-  %alone.took = load atomic i64, ptr %record monotonic, align 8
-  %shared.took = load atomic i64, ptr %shared.r monotonic, align 8
+  %alone = load atomic i64, ptr %record monotonic, align 8
+  %shared = load atomic i64, ptr %shared.r monotonic, align 8
   %calls = load atomic i64, ptr %calls.r monotonic, align 8
   %calls.next = add i64 %calls, 1
   store atomic i64 %calls.next, ptr %calls.r monotonic, align 8
+  %until = load i64, ptr %until.p
   %start = call i64 @clock()
-  %new = icmp ult i64 %calls, $new
-  %odd = and i64 %calls, 1
-  %turn = icmp eq i64 %odd, 0
-  %better = icmp ule i64 %shared.took, %alone.took
-  %probe = icmp uge i64 %start, %again
-  %tried = xor i1 %better, %probe
-  %chosen = select i1 %new, i1 %turn, i1 %tried
-  %unknown = icmp eq i64 %start, 0
-  %wanted = or i1 %chosen, %unknown
-  %free = icmp uge i64 %start, %until
-  %together = and i1 %wanted, %free
-  br i1 %together, label %team_work, label %solo
-team_work:
-  call void @do_together(ptr %team, ptr %function, ptr %context, i64 %each)
-  br label %learn
-solo:
+  %learning = icmp ult i64 %calls, $at_first
+  %waiting = icmp ult i64 %start, %until
+  %slower = icmp ugt i64 %shared, %alone
+  %some = and i64 %calls, $again
+  %not.again = icmp ne i64 %some, 0
+  %unwilling = and i1 %slower, %not.again
+  %rare = and i64 %calls, $refresh
+  %refreshed = icmp eq i64 %rare, 0
+  %no = or i1 %learning, %waiting
+  %no.no = or i1 %unwilling, %refreshed
+  %not = or i1 %no, %no.no
+  %clockless = icmp eq i64 %start, 0
+  %yes = xor i1 %not, true
+  %together = or i1 %clockless, %yes
+  br i1 %together, label %by_team, label %by_caller
+by_caller:
   call void @do_alone(ptr %team, ptr %function, ptr %context, i64 %each)
-  br label %learn
-learn:
-  %end = call i64 @clock()
-  %took = sub i64 %end, %start
-  %learnt.r = select i1 %together, ptr %shared.r, ptr %record
-  %before = select i1 %together, i64 %shared.took, i64 %alone.took
-  %cap = shl i64 %alone.took, 2
-  %far = icmp ugt i64 %took, %cap
-  %known = icmp ugt i64 %cap, 0
-  %outlier = and i1 %far, %known
-  %sample = select i1 %outlier, i64 %cap, i64 %took
-  %thrice = mul i64 %before, 3
-  %sum = add i64 %thrice, %sample
-  %mean = lshr i64 %sum, 2
-  %less = icmp ult i64 %took, %before
-  %first = icmp ule i64 %calls, 3
-  %lowers = or i1 %less, %first
-  %least = select i1 %lowers, i64 %took, i64 %before
-  %value = select i1 %new, i64 %least, i64 %mean
-  store atomic i64 %value, ptr %learnt.r monotonic, align 8
-  %old = xor i1 %new, true
-  %probed = and i1 %probe, %old
-  br i1 %probed, label %wait, label %leave
-wait:
-  %while = shl i64 %took, $seldom
-  %later = add i64 %end, %while
-  store i64 %later, ptr %again.p
-  br label %leave
+  %caller.end = call i64 @clock()
+  %caller.took = sub i64 %caller.end, %start
+  %first = icmp eq i64 %calls, 0
+  %less = icmp ult i64 %caller.took, %alone
+  %lower = or i1 %first, %less
+  %least = select i1 %lower, i64 %caller.took, i64 %alone
+  %alone.mean = call i64 @towards(i64 %alone, i64 %caller.took, i64 %alone)
+  %alone.new = select i1 %learning, i64 %least, i64 %alone.mean
+  store atomic i64 %alone.new, ptr %record monotonic, align 8
+  ret void
+by_team:
+  call void @do_together(ptr %team, ptr %function, ptr %context, i64 %each)
+  %team.end = call i64 @clock()
+  %team.took = sub i64 %team.end, %start
+  %unshared = icmp eq i64 %shared, 0
+  %shared.old = select i1 %unshared, i64 %team.took, i64 %shared
+  %shared.new = call i64 @towards(i64 %shared.old, i64 %team.took, i64 %alone)
+  store atomic i64 %shared.new, ptr %shared.r monotonic, align 8
+  %won = sub i64 %alone, %team.took
+  call void @settle(ptr %team, i64 %won, i64 %team.end)
+  ret void
+}
+
+; A mean that follows what comes, but is not carried away by a single time of more than four times `usual`.
+define internal i64 @towards(i64 %mean, i64 %took, i64 %usual) nounwind {
+  %most = shl i64 %usual, 2
+  %outlier = icmp ugt i64 %took, %most
+  %taken = select i1 %outlier, i64 %most, i64 %took
+  %thrice = mul i64 %mean, 3
+  %sum = add i64 %thrice, %taken
+  %new = lshr i64 %sum, 2
+  ret i64 %new
+}
+
+; Add to the balance of the team what sharing has won, and end sharing for a while when too much is lost.
+define internal void @settle(ptr %team, i64 %won, i64 %now) nounwind {
+entry:
+  %until.p = getelementptr i8, ptr %team, i64 $alone
+  %balance.p = getelementptr i8, ptr %team, i64 $balance
+  %penalty.p = getelementptr i8, ptr %team, i64 $penalty
+  %before = load i64, ptr %balance.p
+  %sum = add i64 %before, %won
+  %high = icmp sge i64 %sum, $most_won
+  %balance = select i1 %high, i64 $most_won, i64 %sum
+  store i64 %balance, ptr %balance.p
+  br i1 %high, label %forgive, label %look
+forgive:
+  store i64 0, ptr %penalty.p
+  ret void
+look:
+  %low = icmp slt i64 %balance, $most_lost
+  br i1 %low, label %punish, label %leave
+punish:
+  %old = load i64, ptr %penalty.p
+  %double = shl i64 %old, 1
+  %short = icmp ult i64 %double, $shortest
+  %longer = select i1 %short, i64 $shortest, i64 %double
+  %long = icmp ugt i64 %longer, $longest
+  %penalty = select i1 %long, i64 $longest, i64 %longer
+  %until = add i64 %now, %penalty
+  store i64 %penalty, ptr %penalty.p
+  store i64 %until, ptr %until.p
+  store i64 0, ptr %balance.p
+  ret void
 leave:
   ret void
 }
@@ -188,8 +227,6 @@ define internal void @do_together(ptr %team, ptr %function, ptr %context, i64 %e
 entry:
   %threads.p = getelementptr i8, ptr %team, i64 $threads
   %threads = load i64, ptr %threads.p
-  %alone.p = getelementptr i8, ptr %team, i64 $alone
-  %start = call i64 @clock()
   %function.p = getelementptr i8, ptr %team, i64 $function
   %context.p = getelementptr i8, ptr %team, i64 $context
   %each.p = getelementptr i8, ptr %team, i64 $each
@@ -222,21 +259,7 @@ begin:
   %new = mul i64 %each, %threads
   %total = add i64 %total.before, %new
   store i64 %total, ptr %total.p
-  %ready = call i64 @clock()
-  call i64 @await(ptr %completed.p, i64 %total, ptr %caller_sleeps.p)
-  %end = call i64 @clock()
-  %waited = sub i64 %end, %ready
-  %worked = sub i64 %ready, %start
-  %longer = icmp ugt i64 %waited, %worked
-  %much = icmp ugt i64 %waited, $held_up
-  %held_up = and i1 %longer, %much
-  br i1 %held_up, label %remember, label %leave
-remember:
-  %while = shl i64 %waited, $longer
-  %again = add i64 %end, %while
-  store i64 %again, ptr %alone.p
-  br label %leave
-leave:
+  call i64 @await(ptr %completed.p, i64 %total, ptr %caller_sleeps.p, i64 $spins)
   ret void
 }
 
@@ -249,7 +272,7 @@ entry:
 again:
   %seen = phi i64 [ 0, %entry ], [ %sequence, %again ]
   %following = add i64 %seen, 1
-  %sequence = call i64 @await(ptr %sequence.p, i64 %following, ptr %workers_sleep.p)
+  %sequence = call i64 @await(ptr %sequence.p, i64 %following, ptr %workers_sleep.p, i64 $patient)
   call void @work(ptr %team, i64 %thread, i64 %sequence)
   br label %again
 }
@@ -308,8 +331,8 @@ leave:
   ret void
 }
 
-; Wait until the number has grown to `least`; returns it. Sets `sleeps` before it goes to sleep.
-define internal i64 @await(ptr %number.p, i64 %least, ptr %sleeps.p) nounwind noinline {
+; Wait until the number has grown to `least`; returns it. After so many looks sets `sleeps` and goes to sleep.
+define internal i64 @await(ptr %number.p, i64 %least, ptr %sleeps.p, i64 %looks.most) nounwind noinline {
 entry:
   br label %look
 look:
@@ -318,7 +341,7 @@ look:
   %reached = icmp uge i64 %number, %least
   br i1 %reached, label %leave, label %wait
 wait:
-  %patient = icmp ult i64 %looks, $spins
+  %patient = icmp ult i64 %looks, %looks.most
   br i1 %patient, label %spin, label %announce
 spin:
   call void @pause()
