@@ -263,12 +263,20 @@ def test_telemetry_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 # -- the race ------------------------------------------------------------------------------------------------
-def test_the_race_trains_with_telemetry() -> None:
-    spec = specs.Spec("small", "mlp", (5, 6, 6, 3), batch=7, rows=40)
+SMALL = specs.Spec("small", "mlp", (5, 6, 6, 3), batch=7, rows=40)
+TINY_GPT = specs.Spec("tiny", "gpt", vocab=11, context=6, d_model=8, heads=2, batch=3, rows=100)
+
+
+@pytest.mark.parametrize(("spec", "last"), [(SMALL, "4.weight"), (TINY_GPT, "head.weight")])
+def test_the_race_trains_with_telemetry(spec: specs.Spec, last: str) -> None:
     data = specs.data(spec)
-    ours, plain = (workloads.make(spec, *data, variant, "train") for variant in ("telemetry", ""))
+
+    def made(variant: str) -> Any:
+        with cr.random.stream(cr.random.key(3)):
+            return workloads.make(spec, *data, variant, "train")
+
+    ours, plain = made("telemetry"), made("")
     assert ours.run(11) == pytest.approx(plain.run(11), rel=1e-5)
-    assert isinstance(ours, workloads.Training)
-    assert len(ours.trainer.telemetry["4.weight"].update_norm) == 11
+    assert len(ours.trainer.telemetry[last].update_norm) == 11
     with pytest.raises(NotImplementedError, match="telemetry"):
         workloads.make(spec, *data, "telemetry", "grad")

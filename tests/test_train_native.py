@@ -73,6 +73,8 @@ def compare(data: Any, steps: int = 15, batches: Any = None, **options: Any) -> 
         assert len(numbers) == steps
         np.testing.assert_allclose(native_numbers, numbers, **AGREE)
     assert_close(*trained)
+    for name, told in trained[0].telemetry.items():
+        np.testing.assert_allclose(trained[1].telemetry[name], told, err_msg=name, **AGREE)
     assert all(isinstance(each, NativeSteps) for _, each in trained[1]._steps.values())
     return trained[1]
 
@@ -165,11 +167,13 @@ MODELS: dict[str, tuple[Make, Any, Any]] = {
 }
 
 
+@pytest.mark.parametrize("telemetry", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_both_backends_train_alike(name: str) -> None:
+def test_both_backends_train_alike(name: str, telemetry: bool) -> None:
     """15 steps of 16 of 101 rows: two epochs, each with a last batch of five."""
     make, loss, data = MODELS[name]
-    compare(data, make=make, loss=loss)
+    ours = compare(data, make=make, loss=loss, telemetry=telemetry)
+    assert len(ours.telemetry) == (len(ours.parameters) if telemetry else 0)
 
 
 OPTIMIZERS = [

@@ -154,7 +154,7 @@ def choose(space: Space, target: Target) -> Choices:
         if not space.inner:
             copies[space.lane] = _dividing(turns[space.lane], budget)
         elif not unrolled and not any(stage.kept for stage in made):
-            most = _FEW // max(1, sums) * (2 if target.registers > 16 else 1)
+            most = max(1, _FEW // max(1, sums)) * (2 if target.registers > 16 else 1)
             copies[space.lane] = _dividing(turns[space.lane], min(most, 2 * budget))
             budget = max(1, min(budget, 4 // copies[space.lane]))
         else:
