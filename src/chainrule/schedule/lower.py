@@ -38,7 +38,6 @@ from chainrule.schedule.looking import accesses_of, stage_of, stores_again
 from chainrule.schedule.moves import copy, fill, part_of, total
 from chainrule.schedule.products import affine, as_loops, positions
 from chainrule.schedule.scans import lower_scan
-from chainrule.schedule.slices import in_slices
 from chainrule.schedule.statements import Builder
 from chainrule.schedule.views import (
     ALIASES,
@@ -91,8 +90,7 @@ class _Lowering:
             self._handed_over = {n for node in self.graph.outputs if (n := _itself(node))}
         inputs = tuple(self._input(node, k) for k, node in enumerate(self.graph.inputs))
         self._lower_groups()
-        outputs = self._in_their_places()
-        return in_slices(Schedule(inputs, outputs, tuple(self.kernels)))
+        return Schedule(inputs, self._in_their_places(), tuple(self.kernels))
 
     def body(self, inputs: Sequence[View], targets: Sequence[View]) -> Sequence[Work]:
         """The kernels of a loop's body: where its inputs lie, and where its outputs have to be put."""
