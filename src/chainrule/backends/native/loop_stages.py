@@ -224,11 +224,12 @@ def _dividing(turns: int, most: int) -> int:
 def _cut(
     space: Space, turns: dict[int, int], copies: dict[int, int], body: int
 ) -> tuple[int | None, int, int]:
-    """The axis to cut, the length of a piece, the number of pieces."""
-    if space.totals() or not space.rows or 0 in space.extents:
+    """The axis to cut, the length of a piece, the number of pieces: every total belongs to one piece alone."""
+    rows = [axis for axis in range(space.rows) if not any(axis in form.over for form in space.totals())]
+    if not rows or 0 in space.extents:
         return None, 0, 1
-    long = [axis for axis in range(space.rows) if turns[axis] >= _FEW]
-    axis = long[0] if long else max(range(space.rows), key=lambda axis: turns[axis])
+    long = [axis for axis in rows if turns[axis] >= _FEW]
+    axis = long[0] if long else max(rows, key=lambda axis: turns[axis])
     moved = sum(access.buffer.dtype.itemsize for access, strides in space.strides.items() if any(strides))
     weight = (moved + 2 * body) * math.prod(space.extents) / space.extents[axis]
     step = (space.lanes if axis == space.lane else 1) * copies.get(axis, 1)
