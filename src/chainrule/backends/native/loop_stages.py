@@ -224,7 +224,7 @@ def _dividing(turns: int, most: int) -> int:
 def _cut(
     space: Space, turns: dict[int, int], copies: dict[int, int], body: int
 ) -> tuple[int | None, int, int]:
-    """The axis to cut, the length of a piece, the number of pieces: every total belongs to one piece alone."""
+    """The axis to cut, the length of a piece, how many there are: each total belongs to one piece alone."""
     rows = [axis for axis in range(space.rows) if not any(axis in form.over for form in space.totals())]
     if not rows or 0 in space.extents:
         return None, 0, 1

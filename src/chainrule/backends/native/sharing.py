@@ -12,9 +12,6 @@ them, then takes over pieces that nobody has begun. The caller goes on when all 
 a thread that the operating system has put aside, unless in the midst of a piece; and a team without workers
 computes all the same. Results do not depend on who does what: units are independent of each other.
 
-Who waits looks again and again for some microseconds, then sleeps until woken: on a busy machine, whoever
-spins keeps the core from the very thread it waits for.
-
 How much there is to win depends on what else the machine does, so it is measured. Every kernel has a record
 of how long it takes alone and shared, and is shared if that is quicker. The team has a balance of what
 sharing has won or lost lately: a worker that is put aside in the midst of a piece, because another program
@@ -24,11 +21,11 @@ a while, and each time for twice as long, until sharing wins again.
 
 from __future__ import annotations
 
-import sys
 from string import Template
 
 from chainrule.backends.native.emit import Function
 from chainrule.backends.native.values import INDEX, POINTER, Index, Value
+from chainrule.backends.native.waiting import waiting
 
 SPINS = 1000
 """Looks of a caller before it goes to sleep: some 20 µs, a few times what it costs to be woken."""
@@ -78,30 +75,13 @@ def call_share(function: Function, team: Value, piece: str, context: Value, each
 
 
 def runtime(triple: str) -> str:
-    """`share` and `work_forever` as LLVM assembly."""
+    """`share` and `work_forever`, and what they call, as LLVM assembly."""
     numbers = {
         "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "again": AGAIN, "refresh": REFRESH,
         "most_won": 1 << MOST_WON, "most_lost": -1 << MOST_LOST, "shortest": 1 << SHORTEST,
         "longest": 1 << LONGEST,
     }  # fmt: skip
-    text = Template(_RUNTIME).substitute(_LAYOUT | numbers)
-    return text + _CLOCKS.get(triple.partition("-")[0], _NO_CLOCK) + _pausing(triple) + _sleeping(triple)
-
-
-def _pausing(triple: str) -> str:
-    """A hint to the processor that this thread only waits."""
-    machine = triple.partition("-")[0]
-    declared, called = _HINTS.get(machine, ("", ""))
-    return Template(_PAUSE).substitute(declared=declared, called=called)
-
-
-def _sleeping(triple: str) -> str:
-    """How a thread sleeps while a word has a value, and how it is woken; elsewhere, short naps."""
-    numbers = {"x86_64": 202, "aarch64": 98}  # of the system call futex
-    number = numbers.get(triple.partition("-")[0])
-    if number is not None and "linux" in triple:
-        return Template(_FUTEX).substitute(number=number)
-    return _NAP_WINDOWS if sys.platform == "win32" else _NAP
+    return Template(_RUNTIME).substitute(_LAYOUT | numbers) + waiting(triple)
 
 
 _RUNTIME = """
@@ -330,125 +310,4 @@ exhausted:
 leave:
   ret void
 }
-
-; Wait until the number has grown to `least`; returns it. After so many looks sets `sleeps` and goes to sleep.
-define internal i64 @await(ptr %number.p, i64 %least, ptr %sleeps.p, i64 %looks.most) nounwind noinline {
-entry:
-  br label %look
-look:
-  %looks = phi i64 [ 0, %entry ], [ %looks.next, %spin ], [ 0, %sleep ]
-  %number = load atomic i64, ptr %number.p seq_cst, align 8
-  %reached = icmp uge i64 %number, %least
-  br i1 %reached, label %leave, label %wait
-wait:
-  %patient = icmp ult i64 %looks, %looks.most
-  br i1 %patient, label %spin, label %announce
-spin:
-  call void @pause()
-  %looks.next = add i64 %looks, 1
-  br label %look
-announce:  ; from here on whoever changes the number wakes us; if it was changed before, we do not sleep
-  store atomic i32 1, ptr %sleeps.p seq_cst, align 4
-  %now = load atomic i64, ptr %number.p seq_cst, align 8
-  %changed = icmp uge i64 %now, %least
-  br i1 %changed, label %leave, label %sleep
-sleep:
-  %word = trunc i64 %now to i32
-  call void @sleep(ptr %number.p, i32 %word)
-  br label %look
-leave:
-  %result = phi i64 [ %number, %look ], [ %now, %announce ]
-  ret i64 %result
-}
-
-; Wake those who may sleep until a number changes, which has just been changed.
-define internal void @rouse(ptr %number.p, ptr %sleeps.p) nounwind noinline {
-entry:
-  %may = load atomic i32, ptr %sleeps.p seq_cst, align 4
-  %none = icmp eq i32 %may, 0
-  br i1 %none, label %leave, label %take
-take:
-  %before = atomicrmw xchg ptr %sleeps.p, i32 0 seq_cst, align 4
-  %mine = icmp ne i32 %before, 0
-  br i1 %mine, label %wake, label %leave
-wake:
-  call void @wake(ptr %number.p)
-  br label %leave
-leave:
-  ret void
-}
 """
-
-# Ticks of some nanosecond or less: only how long one thing took beside another is asked. Without a clock
-# nobody ever seems to wait.
-_CLOCKS = {
-    "x86_64": """
-declare i64 @llvm.x86.rdtsc()
-
-define internal i64 @clock() nounwind {
-  %now = call i64 @llvm.x86.rdtsc()
-  ret i64 %now
-}
-"""
-}
-_ARM_CLOCK = """
-define internal i64 @clock() nounwind {
-  %ticks = call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()
-  %now = shl i64 %ticks, 6
-  ret i64 %now
-}
-"""  # 24 MHz to 1 GHz
-_CLOCKS |= dict.fromkeys(("aarch64", "arm64"), _ARM_CLOCK)
-_NO_CLOCK = """
-define internal i64 @clock() nounwind {
-  ret i64 0
-}
-"""
-
-_YIELD = ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)")
-_HINTS = {
-    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
-    "aarch64": _YIELD,
-    "arm64": _YIELD,
-}
-_PAUSE = """
-$declared
-
-define internal void @pause() nounwind {
-  $called
-  ret void
-}
-"""
-
-_FUTEX = """
-declare i64 @syscall(i64, ...)
-
-define internal void @sleep(ptr %word.p, i32 %word) nounwind {
-  ; FUTEX_WAIT | FUTEX_PRIVATE_FLAG: returns at once if the word has changed
-  %r = call i64 (i64, ...) @syscall(i64 $number, ptr %word.p, i32 128, i32 %word, ptr null, ptr null, i32 0)
-  ret void
-}
-
-define internal void @wake(ptr %word.p) nounwind {
-  ; FUTEX_WAKE | FUTEX_PRIVATE_FLAG, everybody
-  %r = call i64 (i64, ...) @syscall(i64 $number, ptr %word.p, i32 129, i32 65535, ptr null, ptr null, i32 0)
-  ret void
-}
-"""
-
-_NAP = """
-declare i32 @usleep(i32)
-
-define internal void @sleep(ptr %word.p, i32 %word) nounwind {
-  %r = call i32 @usleep(i32 50)
-  ret void
-}
-
-define internal void @wake(ptr %word.p) nounwind {
-  ret void
-}
-"""
-
-_NAP_WINDOWS = _NAP.replace("declare i32 @usleep(i32)", "declare void @Sleep(i32)").replace(
-    "%r = call i32 @usleep(i32 50)", "call void @Sleep(i32 0)"
-)
