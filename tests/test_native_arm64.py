@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import llvmlite.binding as llvm
 import numpy as np
+import pytest
 
 import chainrule as cr
 from chainrule import nn, optim
 from chainrule.backends.native.build import assembly, compile_object
+from chainrule.backends.native.sharing import runtime
 from chainrule.backends.native.target import Target
 from chainrule.train.stepping import NativeSteps
 
@@ -29,3 +31,21 @@ def test_a_step_compiles_to_neon() -> None:
     assert "<8 x float>" not in text
     assert len(compile_object(text, NEON)) > 1000
     assert assembly(text, NEON).count("fmla") > 50
+
+
+@pytest.mark.parametrize(
+    ("triple", "clock"),
+    [
+        ("aarch64-unknown-linux-gnu", "cntvct_el0"),
+        ("arm64-apple-macosx14", "CNTVCT_EL0"),
+        ("x86_64-pc-windows-msvc", "rdtsc"),
+        ("riscv64-unknown-linux-gnu", ""),
+    ],
+)
+def test_the_code_of_teams_compiles_elsewhere(triple: str, clock: str) -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = llvm.parse_assembly(f'target triple = "{triple}"\n{runtime(triple)}')
+    module.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine()
+    assert clock.lower() in machine.emit_assembly(module).lower()

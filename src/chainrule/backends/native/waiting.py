@@ -98,8 +98,11 @@ define internal i64 @clock() nounwind {
 """
 }
 _ARM_CLOCK = """
+declare i64 @llvm.read_volatile_register.i64(metadata)
+!1000 = !{!"cntvct_el0"}
+
 define internal i64 @clock() nounwind {
-  %ticks = call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()
+  %ticks = call i64 @llvm.read_volatile_register.i64(metadata !1000)
   %now = shl i64 %ticks, 6
   ret i64 %now
 }
