@@ -194,7 +194,7 @@ class _Search:
     def _computed(self, node: Node, operands: Sequence[Any]) -> Any:
         assert node.primitive is not None
         attributes = {
-            name: _Body(value, self, node.primitive is SCAN) if isinstance(value, Graph) else value
+            name: _Body(value, self, node.name == SCAN.name) if isinstance(value, Graph) else value
             for name, value in node.attributes.items()
         }
         return node.primitive.meaning(np, *operands, **attributes)

@@ -13,7 +13,7 @@ def inline_calls(graph: Graph) -> Graph:
     Exact. Comes after common subexpressions were merged: what a checkpoint computes again stays computed
     again, which is how it saves memory.
     """
-    if graph.private and not any(node.primitive in (CALL, ITEM_OF) for node in graph.nodes):
+    if graph.private and not any(node.name in (CALL.name, ITEM_OF.name) for node in graph.nodes):
         return graph
     known: Known = {node: node for node in graph.inputs}
     _spread(graph, known)
@@ -25,7 +25,7 @@ def _spread(graph: Graph, known: Known) -> None:
     for node in graph.nodes:
         if node in known:
             continue
-        if node.primitive is CALL:
+        if node.name == CALL.name:
             body: Graph = node.attributes["graph"]
             inside: Known = dict(zip(body.inputs, (known[each] for each in node.operands), strict=True))
             _spread(body, inside)

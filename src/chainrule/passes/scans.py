@@ -20,7 +20,7 @@ def simplify_inside(graph: Graph, simplify: Callable[[Graph], Graph]) -> Graph:
     """`graph` with the bodies of its scans simplified. Constants that a scan is given are known inside."""
 
     def rule(node: Node) -> Node:
-        if node.primitive is not SCAN:
+        if node.name != SCAN.name:
             return node
         first = node.attributes["carries"] + node.attributes["sequences"]
         body = _with_constants(node.attributes["graph"], node.operands, first)
@@ -47,7 +47,7 @@ def drop_unused_results(graph: Graph) -> Graph:
 
     A carry that no iteration changes is a captured value. Exact.
     """
-    used: dict[Node, set[int]] = {node: set() for node in graph.nodes if node.primitive is SCAN}
+    used: dict[Node, set[int]] = {node: set() for node in graph.nodes if node.name == SCAN.name}
     if not used:
         return graph
     for node in graph.nodes:

@@ -107,7 +107,7 @@ def _in_memory(graph: Graph, users: dict[Node, set[Node]]) -> set[Node]:
     found: set[Node] = set()
     multiplied: set[Node] = set()  # computed where a product is, with nothing stored in between
     for node in graph.nodes:
-        if node.primitive in (None, SCAN, ITEM_OF) or node.name == "iota":
+        if node.primitive is None or node.name in (SCAN.name, ITEM_OF.name, "iota"):
             found.add(node)
         elif not is_view(node):
             fresh = not node.primitive.elementwise and node.name not in REDUCTIONS

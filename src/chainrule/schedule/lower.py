@@ -111,7 +111,11 @@ class _Lowering:
         for group in self.grouping.groups:
             for node in group.members:
                 here = self.grouping.home.get(node) is group and node not in self.stored
-                if here and node.primitive not in (SCAN, ITEM_OF) and (node in read or node in self._outputs):
+                if (
+                    here
+                    and node.name not in (SCAN.name, ITEM_OF.name)
+                    and (node in read or node in self._outputs)
+                ):
                     self._give_buffer(node)
         for group in self.grouping.groups:
             self._lower(group)
@@ -298,7 +302,7 @@ class _Lowering:
 
     def _single(self, node: Node) -> None:
         assert node.primitive is not None
-        if node.primitive is SCAN:
+        if node.name == SCAN.name:
             self._scan(node)
             return
         if node.primitive is ITEM_OF:
@@ -363,7 +367,7 @@ def _itself(node: Node) -> Node | None:
 def _check(graph: Graph) -> None:
     """Raise for a node that has no kernel."""
     for node in graph.nodes:
-        if node.primitive in (None, SCAN, ITEM_OF):
+        if node.primitive is None or node.name in (SCAN.name, ITEM_OF.name):
             continue
         assert node.primitive is not None
         known = node.primitive.elementwise or node.primitive.nest is not None or node.name in SPECIAL
