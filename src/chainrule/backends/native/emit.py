@@ -66,15 +66,19 @@ class Module:
 
 
 class Function:
-    """A function while it is written. `arguments` are (name, type) pairs; it returns nothing, or `result`."""
+    """A function while it is written. `arguments` are (name, type) pairs; it returns nothing, or `result`.
+
+    literally: LLVM translates it as it stands; long functions that only call others gain nothing from more.
+    """
 
     def __init__(
         self, module: Module, name: str, arguments: Sequence[tuple[str, str]], *,
-        result: str = "void", internal: bool = True, inline: bool = False,
+        result: str = "void", internal: bool = True, inline: bool = False, literally: bool = False,
     ) -> None:  # fmt: skip
         self.module, self.name, self.result = module, name, result
         self.arguments = [Value(f"%{each}", type_) for each, type_ in arguments]
-        self._internal, self._inline = internal, inline
+        self._head = "define internal" if internal else "define"
+        self._kind = "alwaysinline" if inline else "noinline optnone" if literally else "noinline"
         self._lines: list[str] = ["entry:"]
         self._entry: list[str] = []
         self._count = 0
@@ -102,11 +106,9 @@ class Function:
 
     def text(self) -> str:
         """The function in LLVM's assembly language."""
-        head = "define internal" if self._internal else "define"
         given = ", ".join(f"{type_} {name}" for name, type_ in self.arguments)
-        kind = "alwaysinline" if self._inline else "noinline"
-        lines = [self._lines[0], *self._entry, *self._lines[1:]]
-        return f"{head} {self.result} @{self.name}({given}) nounwind {kind} {{\n" + "\n".join(lines) + "\n}\n"
+        head = f"{self._head} {self.result} @{self.name}({given}) nounwind {self._kind} {{"
+        return "\n".join([head, self._lines[0], *self._entry, *self._lines[1:], "}\n"])
 
     # -- control ---------------------------------------------------------------------------------------------
     def label(self) -> str:
@@ -321,6 +323,8 @@ class Function:
         if lanes == 1:
             return value
         type_ = vector(value.type, lanes)
+        if not value.text.startswith("%"):
+            return Value(f"splat ({value})", type_)
         first = self.emit(type_, f"insertelement {type_} poison, {value}, i64 0")
         return self.shuffle(first, Value("poison", type_), [0] * lanes)
 

@@ -150,7 +150,8 @@ class _Steps:
         watch.begin(step, self._table, schedule, self._pointer({}))
         for first in range(0, len(schedule.kernels), _STRETCH):
             name = f"stretch_{first // _STRETCH}"
-            self._function = Function(made.module, name, [("table", POINTER)])
+            long = len(schedule.kernels) > _STRETCH
+            self._function = Function(made.module, name, [("table", POINTER)], literally=long)
             (self._table,) = self._function.arguments
             self._run(schedule.kernels[first : first + _STRETCH], {})
             self._function.give_back()
