@@ -36,7 +36,6 @@ from chainrule.schedule import listing
 from chainrule.schedule.kernels import Schedule, Special, Unsupported, View
 from chainrule.schedule.lower import schedule as lowered
 from chainrule.schedule.memory import ARENA, CONSTANTS, GIVEN, WATCH, Region, guarded_block, plan
-from chainrule.schedule.slices import in_slices
 
 
 class Program:
@@ -54,16 +53,15 @@ class Program:
         self, schedule: Schedule, target: Target | None = None, *, guarded: bool | None = None,
         threads: int | None = None, emitters: Mapping[type, Emitter] = EMITTERS, watch: Watch = UNWATCHED,
     ) -> None:  # fmt: skip
+        self.schedule = schedule
         self.watch = watch
         self.target = host() if target is None else target
         self.guarded = os.environ.get("CHAINRULE_GUARDED") == "1" if guarded is None else guarded
         self.threads = default_threads() if threads is None else threads
         self._emitters = emitters
         with collection_paused():
-            # One example's kernels are too small to be shared, and every thread has a cache of its own.
-            self.schedule = in_slices(schedule) if self.threads == 1 else schedule
-            self.plan = plan(self.schedule, self.guarded)
-            self.functions = distinct(self.schedule)
+            self.plan = plan(schedule, self.guarded)
+            self.functions = distinct(schedule)
             self.emitted, self.code, reports = self._built()
         scratch = self.threads * scratch_bytes(self.emitted)
         self._scratch = guarded_block(scratch) if self.guarded else Region(scratch)
