@@ -258,3 +258,16 @@ def test_the_command_shows_and_clears(folder: Path, capsys: pytest.CaptureFixtur
     assert not list(folder.iterdir())
     assert main(["cache", "--clear", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == 0
+
+
+def test_a_process_whose_source_was_changed_meanwhile_shares_with_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it compiled with the old source must not be taken for what the new source makes."""
+    fingerprint = cache_module.fingerprint.__wrapped__
+    ours, theirs = fingerprint(), fingerprint()
+    assert ours == theirs
+    monkeypatch.setattr(cache_module, "_BEGUN", 0.0)
+    found = {fingerprint() for _ in range(3)}
+    assert len(found) == 3
+    assert ours not in found

@@ -36,6 +36,8 @@ _STALE = 3600.0
 _FRESH = 3600.0
 """Seconds in which one more use need not be noted: the order of removal is no finer than that."""
 
+_BEGUN = time.time()
+
 
 class Entry(NamedTuple):
     """What was found: facts about an object file, and its bytes."""
@@ -168,12 +170,15 @@ def _parse(content: bytes) -> Entry | None:
 def fingerprint() -> str:
     """What decides how a schedule becomes an object file: our own source, and LLVM's version.
 
-    The records' too, since kernels expand their meanings.
+    The records' too, since kernels expand their meanings. Where that source was changed after this process
+    had begun (an upgrade, an editor), what it has loaded is not what lies there: it then shares with nobody.
     """
     package = Path(__file__).parents[2]
     folders = (package / "backends" / "native", package / "schedule", package / "primitives")
-    sources = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.py"))]
-    return sha256(b"".join([llvm_version().encode(), *sources])).hexdigest()
+    paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    own = os.urandom(16) if any(path.stat().st_mtime >= _BEGUN for path in paths) else b""
+    sources = [path.read_bytes() for path in paths]
+    return sha256(b"".join([llvm_version().encode(), own, *sources])).hexdigest()
 
 
 def compiled(text: str, target: Target) -> bytes:
