@@ -168,6 +168,13 @@ def enclosed(function, *arrays):
     return enclose(graph, arrays)[0]
 
 
+def test_a_power_of_nan_may_be_1_where_its_exponent_may_be_0():
+    base, exponent = np.array([np.nan, np.nan]), np.array([1e-30, 1.0])
+    found = enclosed(lambda x, p: cr.pow(x, cr.log10(cr.square(p) + 1.0)), base, exponent)
+    assert not found.refuses(np.array([1.0, np.nan])).any()
+    assert found.refuses(np.array([1.0, 1.0])).tolist() == [False, True]
+
+
 def test_both_sides_of_a_jump_are_enclosed():
     """1/3 + 1/3 + 1/3 may be 1 or a little less: its floor is 0 or 1, and so is what hangs on it."""
     third = np.full(3, np.float32(1) / 3, np.float32)

@@ -313,7 +313,11 @@ def _tangent(x: Enclosure) -> Any:
 def _power(x: Enclosure, p: Enclosure) -> Any:
     whole = p.certain & (p.low == np.floor(p.low))
     zero = np.where(_holds(x, 0.0) & whole & (p.low > 0), 0.0, np.nan)
-    return [zero], ((x.low < 0) & ~whole) | (_holds(x, 0.0) & (p.low <= 0) & ~(whole & (p.low == 0)))
+    one = ((x.low != x.low) & _holds(p, 0.0)) | (
+        (p.low != p.low) & _holds(x, 1.0)
+    )  # NaN⁰ = 1, and 1 to the NaN
+    broken = ((x.low < 0) & ~whole) | (_holds(x, 0.0) & (p.low <= 0) & ~(whole & (p.low == 0)))
+    return [zero], broken | one
 
 
 def _angle(a: Enclosure, b: Enclosure) -> Any:
