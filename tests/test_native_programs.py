@@ -173,6 +173,8 @@ def test_a_power_of_nan_may_be_1_where_its_exponent_may_be_0():
     found = enclosed(lambda x, p: cr.pow(x, cr.log10(cr.square(p) + 1.0)), base, exponent)
     assert not found.refuses(np.array([1.0, np.nan])).any()
     assert found.refuses(np.array([1.0, 1.0])).tolist() == [False, True]
+    root = enclosed(lambda x: cr.pow(x, 0.5), np.array([-np.inf, 4.0]))
+    assert not root.refuses(np.array([np.inf, 2.0])).any(), "NumPy's own is inf or NaN"
 
 
 def test_both_sides_of_a_jump_are_enclosed():

@@ -261,7 +261,10 @@ def _forget_unless_certain(
 
 
 def _at_signed_zero(name: str, operands: Sequence[Enclosure]) -> Any:
-    """Where the value hangs on the sign of a zero, which no backend promises."""
+    """Where the value hangs on the sign of a zero, or on how NumPy takes a root: no backend promises that.
+
+    NumPy's power of -inf and 0.5 is NaN where the exponent is a number alone, and inf in an array.
+    """
     if name in ("divide", "reciprocal", "floor_divide", "remainder"):
         numerator = operands[0].low if name != "reciprocal" else np.float64(1)
         zero: Any = (operands[-1].low == 0) & ~((numerator == 0) | (numerator != numerator))
@@ -269,7 +272,8 @@ def _at_signed_zero(name: str, operands: Sequence[Enclosure]) -> Any:
     if name == "atan2":
         return (operands[0].low == 0) & (operands[1].low <= 0)
     if name == "pow":
-        return (operands[0].low == 0) & (operands[1].low < 0)
+        root = np.isneginf(operands[0].low) & (operands[1].low == 0.5)
+        return root | ((operands[0].low == 0) & (operands[1].low < 0))
     return (operands[-1].low == 0) if name == "copysign" else np.False_
 
 
@@ -317,7 +321,7 @@ def _power(x: Enclosure, p: Enclosure) -> Any:
         (p.low != p.low) & _holds(x, 1.0)
     )  # NaN⁰ = 1, and 1 to the NaN
     broken = ((x.low < 0) & ~whole) | (_holds(x, 0.0) & (p.low <= 0) & ~(whole & (p.low == 0)))
-    return [zero], broken | one
+    return [zero], broken | one | (np.isneginf(x.low) & _holds(p, 0.5))
 
 
 def _angle(a: Enclosure, b: Enclosure) -> Any:
