@@ -34,10 +34,15 @@ def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "GRAIN", 1)
 
 
+def of_record(alone: int) -> Array:
+    """The record of a kernel that has never been shared, and takes so many ticks alone."""
+    return np.array([alone, 0, ALONE_AT_FIRST, 0, 0])
+
+
 def share(memory: int, piece: Callable[..., None], each: int, record: Array | None = None) -> None:
     """Have a team call a Python function for every piece; without a record sharing is worth it."""
     called = PIECE(piece)
-    record = np.array([1 << 40, 0, ALONE_AT_FIRST]) if record is None else record
+    record = of_record(1 << 40) if record is None else record
     assert record.size == RECORD
     run = threads._code().function("share", *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_void_p)
     run(memory, ctypes.cast(called, ctypes.c_void_p), None, each, address(record))
@@ -106,13 +111,13 @@ def test_a_caller_that_loses_by_sharing_works_alone_for_a_while(monkeypatch: pyt
 
     with team(2) as memory:
         for _ in range(2):
-            share(memory, held_up, 1, np.array([1, 0, ALONE_AT_FIRST]))
+            share(memory, held_up, 1, of_record(1))
             by.clear()
             share(memory, quick, 20)
             assert by == [0] * 40
             time.sleep(2)
             by.clear()
-            share(memory, quick, 20, np.array([1 << 26, 0, ALONE_AT_FIRST]))
+            share(memory, quick, 20, of_record(1 << 26))
             assert set(by) == {0, 1}
 
 

@@ -16,7 +16,9 @@ How much there is to win depends on what else the machine does, so it is measure
 of how long it takes alone and shared, and is shared if that is quicker. The team has a balance of what
 sharing has won or lost lately: a worker that is put aside in the midst of a piece, because another program
 wants its core, holds the caller up for milliseconds. When the balance is negative, the caller works alone for
-a while, and each time for twice as long, until sharing wins again.
+a while, and each time for twice as long, until sharing wins again. What was learnt of shared kernels holds
+for a season of half a second or so; then all are tried again, together: a worker that sleeps must be woken,
+so one kernel alone says little.
 """
 
 from __future__ import annotations
@@ -32,16 +34,22 @@ SPINS = 1000
 
 PATIENT = 10_000
 """Looks of a worker: it should be awake when the next kernel is shared, even if a few are not."""
-RECORD = 3
-"""Words of a record: ticks alone, ticks shared, calls. Threads that call at once may mix it up: no harm."""
+RECORD = 5
+"""Words of a record: ticks alone, ticks shared, calls; the season, and how often it was shared in it.
+
+Threads that call at once may mix it up: no harm."""
 ALONE_AT_FIRST = 4
 """Calls of a kernel before it is shared: how long it takes alone is what sharing is compared with."""
-AGAIN, REFRESH = 63, 1023
-"""Every so often plus one it is shared though that took longer, and done alone though that took longer."""
+TRIALS = 6
+"""Times that a kernel is shared in a season before it is judged."""
+REFRESH = 1023
+"""Every so often plus one it is done alone though that took longer."""
 MOST_WON, MOST_LOST = 25, 22
 """Ticks, as powers of two, some milliseconds: what the balance can reach, and when sharing ends for now."""
 SHORTEST, LONGEST = 28, 31
 """Ticks, as powers of two, that the caller then works alone: from tenths of a second to a second."""
+SEASON = 31
+"""Ticks of a season, as a power of two."""
 
 # Bytes in a team's memory; what different threads write lies on different cache lines.
 SHARE, THREADS = 0, 8
@@ -52,6 +60,7 @@ _LAYOUT = {
     "threads": THREADS,
     "function": 64, "context": 72, "each": 80, "total": 88,  # what is shared; all pieces so far
     "alone": 96, "balance": 104, "penalty": 112,  # when the caller may share again; ticks won; ticks alone
+    "season": 136, "season_end": 144,  # behind `sequence`, which only the caller writes too
     "sequence": 128,  # number of the sharing
     "workers_sleep": 192,  # 1 when a worker may sleep
     "completed": 256,  # pieces that are done
@@ -77,9 +86,9 @@ def call_share(function: Function, team: Value, piece: str, context: Value, each
 def runtime(triple: str) -> str:
     """`share` and `work_forever`, and what they call, as LLVM assembly."""
     numbers = {
-        "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "again": AGAIN, "refresh": REFRESH,
+        "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "trials": TRIALS, "refresh": REFRESH,
         "most_won": 1 << MOST_WON, "most_lost": -1 << MOST_LOST, "shortest": 1 << SHORTEST,
-        "longest": 1 << LONGEST,
+        "longest": 1 << LONGEST, "season_ticks": 1 << SEASON,
     }  # fmt: skip
     return Template(_RUNTIME).substitute(_LAYOUT | numbers) + waiting(triple)
 
@@ -91,6 +100,8 @@ entry:
   %until.p = getelementptr i8, ptr %team, i64 $alone
   %shared.r = getelementptr i8, ptr %record, i64 8
   %calls.r = getelementptr i8, ptr %record, i64 16
+  %season.r = getelementptr i8, ptr %record, i64 24
+  %tried.r = getelementptr i8, ptr %record, i64 32
   %alone = load atomic i64, ptr %record monotonic, align 8
   %shared = load atomic i64, ptr %shared.r monotonic, align 8
   %calls = load atomic i64, ptr %calls.r monotonic, align 8
@@ -98,12 +109,16 @@ entry:
   store atomic i64 %calls.next, ptr %calls.r monotonic, align 8
   %until = load i64, ptr %until.p
   %start = call i64 @clock()
+  %season = call i64 @season(ptr %team, i64 %start)
+  %judged.in = load atomic i64, ptr %season.r monotonic, align 8
+  %tried.before = load atomic i64, ptr %tried.r monotonic, align 8
+  %same = icmp eq i64 %judged.in, %season
+  %tried = select i1 %same, i64 %tried.before, i64 0
   %learning = icmp ult i64 %calls, $at_first
   %waiting = icmp ult i64 %start, %until
   %slower = icmp ugt i64 %shared, %alone
-  %some = and i64 %calls, $again
-  %not.again = icmp ne i64 %some, 0
-  %unwilling = and i1 %slower, %not.again
+  %judged = icmp uge i64 %tried, $trials
+  %unwilling = and i1 %slower, %judged
   %rare = and i64 %calls, $refresh
   %refreshed = icmp eq i64 %rare, 0
   %no = or i1 %learning, %waiting
@@ -129,13 +144,35 @@ by_team:
   call void @do_together(ptr %team, ptr %function, ptr %context, i64 %each)
   %team.end = call i64 @clock()
   %team.took = sub i64 %team.end, %start
-  %unshared = icmp eq i64 %shared, 0
+  %tried.next = add i64 %tried, 1
+  store atomic i64 %season, ptr %season.r monotonic, align 8
+  store atomic i64 %tried.next, ptr %tried.r monotonic, align 8
+  %unshared = icmp eq i64 %tried, 0
   %shared.old = select i1 %unshared, i64 %team.took, i64 %shared
   %shared.new = call i64 @towards(i64 %shared.old, i64 %team.took, i64 %alone)
   store atomic i64 %shared.new, ptr %shared.r monotonic, align 8
   %won = sub i64 %alone, %team.took
   call void @settle(ptr %team, i64 %won, i64 %team.end)
   ret void
+}
+
+; The number of the season, which begins at 1.
+define internal i64 @season(ptr %team, i64 %now) nounwind {
+entry:
+  %season.p = getelementptr i8, ptr %team, i64 $season
+  %end.p = getelementptr i8, ptr %team, i64 $season_end
+  %season = load i64, ptr %season.p
+  %end = load i64, ptr %end.p
+  %over = icmp uge i64 %now, %end
+  br i1 %over, label %begin, label %leave
+begin:
+  %next = add i64 %season, 1
+  %until = add i64 %now, $season_ticks
+  store i64 %next, ptr %season.p
+  store i64 %until, ptr %end.p
+  ret i64 %next
+leave:
+  ret i64 %season
 }
 
 ; A mean that follows what comes, but is not carried away by a single time of more than four times `usual`.
@@ -178,6 +215,8 @@ punish:
   store i64 %penalty, ptr %penalty.p
   store i64 %until, ptr %until.p
   store i64 0, ptr %balance.p
+  %end.p = getelementptr i8, ptr %team, i64 $season_end
+  store i64 %until, ptr %end.p
   ret void
 leave:
   ret void
