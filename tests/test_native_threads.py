@@ -103,7 +103,7 @@ def test_a_caller_that_loses_by_sharing_works_alone_for_a_while(monkeypatch: pyt
     def held_up(_: Any, thread: int, number: int) -> None:
         both.wait()
         if thread == 1:
-            time.sleep(0.02)  # as if another program had taken its core
+            time.sleep(0.05)  # as if another program had taken its core
 
     def quick(_: Any, thread: int, number: int) -> None:
         by.append(thread)

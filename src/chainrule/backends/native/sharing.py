@@ -42,12 +42,12 @@ ALONE_AT_FIRST = 4
 """Calls of a kernel before it is shared: how long it takes alone is what sharing is compared with."""
 TRIALS = 6
 """Times that a kernel is shared in a season before it is judged."""
-REFRESH = 1023
-"""Every so often plus one it is done alone though that took longer."""
-MOST_WON, MOST_LOST = 25, 22
+AGAIN, REFRESH = 15, 1023
+"""Every so often plus one it is shared though that took longer, and done alone though that took longer."""
+MOST_WON, MOST_LOST = 25, 24
 """Ticks, as powers of two, some milliseconds: what the balance can reach, and when sharing ends for now."""
-SHORTEST, LONGEST = 28, 31
-"""Ticks, as powers of two, that the caller then works alone: from tenths of a second to a second."""
+SHORTEST, LONGEST = 27, 30
+"""Ticks, as powers of two, that the caller then works alone: some hundredths to tenths of a second."""
 SEASON = 31
 """Ticks of a season, as a power of two."""
 
@@ -86,7 +86,8 @@ def call_share(function: Function, team: Value, piece: str, context: Value, each
 def runtime(triple: str) -> str:
     """`share` and `work_forever`, and what they call, as LLVM assembly."""
     numbers = {
-        "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "trials": TRIALS, "refresh": REFRESH,
+        "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "trials": TRIALS,
+        "again": AGAIN, "refresh": REFRESH,
         "most_won": 1 << MOST_WON, "most_lost": -1 << MOST_LOST, "shortest": 1 << SHORTEST,
         "longest": 1 << LONGEST, "season_ticks": 1 << SEASON,
     }  # fmt: skip
@@ -118,7 +119,10 @@ entry:
   %waiting = icmp ult i64 %start, %until
   %slower = icmp ugt i64 %shared, %alone
   %judged = icmp uge i64 %tried, $trials
-  %unwilling = and i1 %slower, %judged
+  %some = and i64 %calls, $again
+  %not.again = icmp ne i64 %some, 0
+  %lost = and i1 %slower, %judged
+  %unwilling = and i1 %lost, %not.again
   %rare = and i64 %calls, $refresh
   %refreshed = icmp eq i64 %rare, 0
   %no = or i1 %learning, %waiting
@@ -175,9 +179,9 @@ leave:
   ret i64 %season
 }
 
-; A mean that follows what comes, but is not carried away by a single time of more than four times `usual`.
+; A mean that follows what comes, but is not carried away by a single time of more than twice `usual`.
 define internal i64 @towards(i64 %mean, i64 %took, i64 %usual) nounwind {
-  %most = shl i64 %usual, 2
+  %most = shl i64 %usual, 1
   %outlier = icmp ugt i64 %took, %most
   %taken = select i1 %outlier, i64 %most, i64 %took
   %thrice = mul i64 %mean, 3
