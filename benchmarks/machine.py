@@ -12,9 +12,11 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -75,6 +77,29 @@ def fma_gflops(bits: int) -> float:
     _engine, run = _compiled(_fma_loop(lanes))
     seconds = _best(lambda: run(TURNS, 0.999999, 1e-6))
     return 2 * lanes * ACCUMULATORS * TURNS / seconds / 1e9
+
+
+def cores_worth(cpus: Sequence[int]) -> float:
+    """How many cores these CPUs are worth now: what they compute together beside what each does alone.
+
+    Two for two cores; one for two hardware threads of a core, which a virtual machine's host may make of its
+    CPUs for seconds at a time, unseen from inside.
+    """
+    _engine, run = _compiled(_fma_loop(vector_bits() // 32))
+
+    def seconds(cpu: int, together: Barrier) -> float:
+        os.sched_setaffinity(0, {cpu})  # of this thread
+        run(TURNS // 100, 0.999999, 1e-6)
+        together.wait()
+        start = time.perf_counter()
+        run(TURNS, 0.999999, 1e-6)
+        return time.perf_counter() - start
+
+    with ThreadPoolExecutor(len(cpus)) as pool:
+        alone = [pool.submit(seconds, cpu, Barrier(1)).result() for cpu in cpus]
+        all_ = Barrier(len(cpus))
+        beside = [each.result() for each in [pool.submit(seconds, cpu, all_) for cpu in cpus]]
+    return sum(one / shared for one, shared in zip(alone, beside, strict=True))
 
 
 def copy_bandwidth() -> float:

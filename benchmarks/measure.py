@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +107,14 @@ def environment(threads: int, cache: str) -> dict[str, str]:
     }
 
 
-def race(entries: Mapping[str, Entry], rounds: int, seconds: float) -> Timings:
-    """What every entry took per step in every round; one that cannot take part says why."""
+def race(
+    entries: Mapping[str, Entry], rounds: int, seconds: float, fit: Callable[[], bool] = lambda: True
+) -> Timings:
+    """What every entry took per step in every round; one that cannot take part says why.
+
+    A round counts only if the machine is `fit` before and after every block of it; up to four times as many
+    rounds are tried.
+    """
     live: dict[str, Process] = {}
     found: Timings = {}
     try:
@@ -117,24 +123,39 @@ def race(entries: Mapping[str, Entry], rounds: int, seconds: float) -> Timings:
             found[name] = process.answer(READY_SECONDS)
             if "failed" not in found[name]:
                 live[name] = process
-                found[name] |= {"us": [], "contended": 0}
+                found[name] |= {"us": [], "contended": 0, "unfit": 0}
             state = found[name].get("failed", "ready")
             print(f"    {entry.workload} {name}: {state}", file=sys.stderr, flush=True)
-        turns = random.Random(0)
-        for _ in range(rounds):
+        turns, counted = random.Random(0), 0
+        for _ in range(4 * rounds):
+            blocks, was_fit = {}, fit()
             for name in turns.sample(list(live), len(live)):
                 live[name].ask()
-                block = live[name].answer(BLOCK_SECONDS)
-                if "failed" in block:
-                    found[name] = block
-                    del live[name]
-                    continue
-                found[name]["us"].append(block["us"])
-                found[name]["contended"] += block["contended"]
+                blocks[name] = live[name].answer(BLOCK_SECONDS)
+                was_fit &= fit()
+            counted += was_fit
+            _note(blocks, was_fit, live, found)
+            if counted == rounds:
+                break
     finally:
         for process in live.values():
             process.end()
     return found
+
+
+def _note(
+    blocks: Mapping[str, dict[str, Any]], counts: bool, live: dict[str, Process], found: Timings
+) -> None:
+    """Add a round to what is found; who failed is out of the race."""
+    for name, block in blocks.items():
+        if "failed" in block:
+            found[name] = block
+            del live[name]
+        elif counts:
+            found[name]["us"].append(block["us"])
+            found[name]["contended"] += block["contended"]
+        else:
+            found[name]["unfit"] += 1
 
 
 def once(entry: Entry) -> dict[str, Any]:

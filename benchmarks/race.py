@@ -34,13 +34,15 @@ def run(command: str, options: argparse.Namespace) -> dict[str, results.Result]:
     """Measure what is not measured yet; workload → result."""
     contest = CONTESTS[command]
     peers = options.peers or list(contest.peers)
-    settings = {"rounds": options.rounds, "seconds": options.seconds, "peers": peers}
+    rounds = options.rounds or contest.rounds
+    settings = {"rounds": rounds, "seconds": options.seconds, "peers": peers}
     found = {}
     for workload in options.workloads or contest.workloads:
         result = None if options.again else results.load(command, workload, settings)
         if result is None:
             print(f"  {command} {workload}", file=sys.stderr, flush=True)
-            measured = contest.measure(workload, options, peers)
+            told = argparse.Namespace(**vars(options) | {"rounds": rounds})
+            measured = contest.measure(workload, told, peers)
             result = {"settings": settings, "machine": options.machine, **measured}
             results.save(command, workload, result)
         found[workload] = result
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=[*CONTESTS, "all"])
     parser.add_argument("-w", dest="workloads", nargs="+", metavar="WORKLOAD", help="A to H, or width=256 …")
     parser.add_argument("-p", dest="peers", nargs="+", choices=PEERS, metavar="PEER", help=", ".join(PEERS))
-    parser.add_argument("-r", dest="rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("-r", dest="rounds", type=int, help="rounds (default 5; threads: 15)")
     parser.add_argument(
         "-t", dest="seconds", type=float, default=0.3, help="seconds in a block (default 0.3)"
     )

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks import chainrule_adapter, measure, promises, report, results, specs, workloads
-from benchmarks.contests import CONTESTS
-from benchmarks.machine import Machine
+from benchmarks.contests import CONTESTS, available_cpus
+from benchmarks.machine import Machine, cores_worth
 from benchmarks.peers import PEERS, library, numpy_by_hand
 from chainrule import nn
 
@@ -123,6 +123,11 @@ def test_a_worker_answers_and_says_why_it_does_not() -> None:
     assert len(found["hand"]["us"]) == 2
     assert min(found["hand"]["us"]) > 0
     assert "perceptrons" in found["none"]["failed"]
+    fit = iter([True, False, True, True, True, False])  # before and after the only block of every round
+    found = measure.race({"hand": numpy}, rounds=1, seconds=0.01, fit=lambda: next(fit))
+    assert (len(found["hand"]["us"]), found["hand"]["unfit"]) == (1, 1)
+    found = measure.race({"hand": numpy}, rounds=1, seconds=0.01, fit=lambda: False)
+    assert (len(found["hand"]["us"]), found["hand"]["unfit"]) == (0, 4)
     epoch = measure.once(numpy)
     assert 0 < epoch["grown_mb"] < epoch["peak_mb"]
     assert epoch["seconds"] > 0
@@ -192,9 +197,11 @@ def test_other_promises() -> None:
         "checkpointed=4": {"runs": {"chainrule": [{"grown_mb": 20.0}]}},
     }
     assert [each.passed for each in promises.memory(peaks)] == [False, True]
-    pair = timings(**{"chainrule: 1": [2.0], "chainrule: 2": [1.0]})
-    threads = {"C": {"timings": pair, "beside": timings(**{"chainrule: 1": [2.0], "chainrule: 2": [2.5]})}}
-    assert [each.passed for each in promises.threads(threads)] == [True, False]
+    beside = timings(**{"chainrule: 1": [2.0], "chainrule: 2": [2.5]})
+    for rounds, kept in ((5, True), (4, False)):
+        pair = timings(**{"chainrule: 1": [2.0] * rounds, "chainrule: 2": [1.0] * rounds})
+        threads = {"C": {"timings": pair, "beside": beside}}
+        assert [each.passed for each in promises.threads(threads)] == [kept, False]
 
 
 # -- results and the page ----------------------------------------------------------------------------------
@@ -226,6 +233,12 @@ def test_a_table_shows_what_is_missing_as_missing() -> None:
 def test_the_page_is_written_from_the_published_results() -> None:
     """Run `python -m benchmarks.race … --write-docs` after changing how results are shown."""
     assert report.PAGE.read_text(encoding="utf-8") == report.page(results.read_published())
+
+
+def test_cpus_are_compared_with_each_alone() -> None:
+    cpus, before = sorted(available_cpus()), available_cpus()
+    assert cores_worth(cpus) > 0
+    assert available_cpus() == before
 
 
 def test_a_machine_says_what_it_is() -> None:

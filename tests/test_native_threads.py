@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,14 @@ from test_native_engine import EMITTERS, F32, chain
 import chainrule as cr
 from chainrule.backends.native import step, threads
 from chainrule.backends.native.arena import address
+from chainrule.backends.native.build import Code, compile_object
+from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.engine import Program
-from chainrule.backends.native.sharing import ALONE_AT_FIRST, RECORD
+from chainrule.backends.native.sharing import ALONE, KERNEL_RECORD, KERNEL_TRIALS, STEP_RECORD
+from chainrule.backends.native.target import host
 from chainrule.backends.native.threads import default_threads, lone_team, team
+from chainrule.backends.native.values import INDEX
+from chainrule.backends.native.waiting import waiting
 from chainrule.errors import ChainruleError
 
 Array = np.ndarray[Any, Any]
@@ -34,18 +41,23 @@ def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "GRAIN", 1)
 
 
-def of_record(alone: int) -> Array:
-    """The record of a kernel that has never been shared, and takes so many ticks alone."""
-    return np.array([alone, 0, ALONE_AT_FIRST, 0, 0])
-
-
 def share(memory: int, piece: Callable[..., None], each: int, record: Array | None = None) -> None:
     """Have a team call a Python function for every piece; without a record sharing is worth it."""
     called = PIECE(piece)
-    record = of_record(1 << 40) if record is None else record
-    assert record.size == RECORD
+    record = np.array([1 << 40, 0, 0, 0]) if record is None else record
+    assert record.size == KERNEL_RECORD
     run = threads._code().function("share", *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_void_p)
     run(memory, ctypes.cast(called, ctypes.c_void_p), None, each, address(record))
+
+
+@contextmanager
+def step_of(memory: int, record: Array) -> Iterator[None]:
+    """What is shared inside is a step."""
+    assert record.size == STEP_RECORD
+    pointer, ticks = ctypes.c_void_p, ctypes.c_int64
+    start = threads._code().function("begin", pointer, pointer, result=ticks)(memory, address(record))
+    yield
+    threads._code().function("end", pointer, pointer, ticks)(memory, address(record), start)
 
 
 # -- teams ---------------------------------------------------------------------------------------------------
@@ -95,62 +107,100 @@ def test_a_sleeping_worker_wakes_up_and_a_sleeping_caller_too() -> None:
     assert done.count(0) == done.count(1) == 5
 
 
-def test_a_caller_that_loses_by_sharing_works_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_process", threads._Process())  # who has neither won nor lost yet
-    both = threading.Barrier(2, timeout=60)
-    by: list[int] = []
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a thread choose")
+def test_a_thread_leaves_its_processor_and_may_still_use_it() -> None:
+    may_use = os.sched_getaffinity(0)
+    if len(may_use) == 1:
+        pytest.skip("this process may use only one processor")
+    target = host()
+    module = Module(target.triple)
+    for name, type_, arguments in (("processor", INDEX, []), ("leave", "void", [("from", INDEX)])):
+        function = Function(module, f"test_{name}", arguments, internal=False, result=type_)
+        function.give_back(function.call(name, type_, function.arguments))
+    code = Code(compile_object(module.text() + waiting(target.triple), target), target)
+    processor = code.function("test_processor", result=ctypes.c_int64)
+    leave = code.function("test_leave", ctypes.c_int64)
 
-    def held_up(_: Any, thread: int, number: int) -> None:
-        both.wait()
-        if thread == 1:
-            time.sleep(0.05)  # as if another program had taken its core
+    left = 0
+    for _ in range(20):
+        before = processor()
+        leave(before)
+        left += processor() != before  # the system may have moved it back, but not every time
+        assert os.sched_getaffinity(0) == may_use
+    assert left > 10
+    os.sched_setaffinity(0, {before})
+    try:
+        leave(before)  # there is no other: it stays
+        assert processor() == before
+        assert os.sched_getaffinity(0) == {before}
+        leave(-1)  # where the system does not say where a thread is
+        assert os.sched_getaffinity(0) == {before}
+    finally:
+        os.sched_setaffinity(0, may_use)
 
-    def quick(_: Any, thread: int, number: int) -> None:
-        by.append(thread)
-        time.sleep(0.0005)
+
+class Pieces:
+    """Pieces of half a millisecond, but of nine times that for a worker whose core is `taken`."""
+
+    def __init__(self) -> None:
+        self.by: list[int] = []
+        self.taken = False
+
+    def __call__(self, _: Any, thread: int, number: int) -> None:
+        self.by.append(thread)
+        time.sleep(0.0045 if self.taken and thread == 1 else 0.0005)
+
+    def shared(self) -> bool:
+        """Whether the worker had any since this was asked last."""
+        by, self.by = self.by, []
+        return 1 in by
+
+
+def test_steps_are_shared_while_that_is_quicker() -> None:
+    pieces, record = Pieces(), np.zeros(STEP_RECORD, np.int64)
+
+    def share_of_steps() -> float:
+        """How many of the steps of a season and more the worker takes part in."""
+        took_part, until = [], time.monotonic() + 1
+        while time.monotonic() < until:
+            with step_of(memory, record):
+                share(memory, pieces, 3)
+            took_part.append(pieces.shared())
+        return sum(took_part) / len(took_part)
 
     with team(2) as memory:
-        for _ in range(2):
-            share(memory, held_up, 1, of_record(1))
-            by.clear()
-            share(memory, quick, 20)
-            assert by == [0] * 40
-            time.sleep(2)
-            by.clear()
-            share(memory, quick, 20, of_record(1 << 26))
-            assert set(by) == {0, 1}
+        for _ in range(ALONE):
+            with step_of(memory, record):
+                share(memory, pieces, 3)
+        assert not pieces.shared()
+        for pieces.taken in (False, True, False):
+            # Times are only as steady as the machine is idle: sooner or later is soon enough.
+            assert any((share_of_steps() > 0.5) != pieces.taken for _ in range(40))
 
 
-def test_a_kernel_is_shared_while_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_process", threads._Process())
-    record, by, slow = np.zeros(RECORD, np.int64), set[int](), threading.Event()
+def test_kernels_are_shared_while_that_is_quicker() -> None:
+    pieces, record = Pieces(), np.zeros(KERNEL_RECORD, np.int64)
+    forever = np.iinfo(np.int64).max
 
-    def piece(_: Any, thread: int, number: int) -> None:
-        by.add(thread)
-        time.sleep(0.0045 if slow.is_set() and thread == 1 else 0.0005)
+    def shared(season: int, alone: bool = False) -> bool:
+        """Whether the worker takes part at last, in a season of steps that the caller does alone or not."""
+        steps = np.array([0, 0, 0, season, forever, 0 if alone else ALONE])
+        for _ in range(3 * KERNEL_TRIALS):
+            pieces.shared()
+            with step_of(memory, steps):
+                share(memory, pieces, 3, record)
+            steps[5] = 0 if alone else ALONE
+        return pieces.shared()
 
-    def shared() -> bool:
-        """Whether the worker had a share of most of some calls."""
-        found = 0
-        for _ in range(20):
-            by.clear()
-            share(memory, piece, 3, record)
-            found += 1 in by
-        return found > 10
-
-    def comes(wanted: bool) -> bool:
+    def comes(wanted: bool, seasons: Iterator[int]) -> bool:
         """Times are only as steady as the machine is idle: sooner or later is soon enough."""
-        return any(shared() == wanted for _ in range(200))
+        return any(shared(season) == wanted for season in islice(seasons, 40))
 
     with team(2) as memory:
-        for _ in range(ALONE_AT_FIRST):
-            share(memory, piece, 3, record)
-        assert by == {0}
-        assert comes(True)
-        slow.set()
-        assert comes(False)
-        slow.clear()
-        assert comes(True)
+        seasons = iter(range(1, 1000))
+        assert not shared(next(seasons), alone=True)
+        for pieces.taken in (False, True, False):
+            assert comes(not pieces.taken, seasons)
 
 
 def test_a_team_without_workers_computes_all_the_same() -> None:

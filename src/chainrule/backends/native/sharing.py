@@ -5,6 +5,7 @@ into pieces, the same number for every thread, and that is said in the memory of
 
     share(team, function, context, each, record)    have ``function(context, thread, piece)`` called for every
                                                     piece, by the team if that is quicker
+    begin(team, record), end(team, record, start)   around a step, in which kernels are shared or not
     work_forever(team, thread)                      what a worker does
 
 Every thread does its own pieces first, so that rows of one layer stay in the cache of the core that made
@@ -12,17 +13,18 @@ them, then takes over pieces that nobody has begun. The caller goes on when all 
 a thread that the operating system has put aside, unless in the midst of a piece; and a team without workers
 computes all the same. Results do not depend on who does what: units are independent of each other.
 
-How much there is to win depends on what else the machine does, so it is measured. Every kernel has a record
-of how long it takes alone and shared, and is shared if that is quicker. The team has a balance of what
-sharing has won or lost lately: a worker that is put aside in the midst of a piece, because another program
-wants its core, holds the caller up for milliseconds. When the balance is negative, the caller works alone for
-a while, and each time for twice as long, until sharing wins again. What was learnt of shared kernels holds
-for a season of half a second or so; then all are tried again, together: a worker that sleeps must be woken,
-so one kernel alone says little.
+How much there is to win depends on what else the machine does, so it is measured, in seasons of half a second
+or so. A season begins with a few steps that the caller does alone, then come some in which kernels are
+shared; if those took longer (a worker is put aside in the midst of a piece, because another program wants its
+core; the cores lie so far apart that bringing the data across takes longer than computing), the caller does
+the rest of the season alone. In the same way every kernel has a record of how long it takes alone and shared,
+and is shared if that is quicker.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from string import Template
 
 from chainrule.backends.native.emit import Function
@@ -31,36 +33,33 @@ from chainrule.backends.native.waiting import waiting
 
 SPINS = 1000
 """Looks of a caller before it goes to sleep: some 20 µs, a few times what it costs to be woken."""
-
 PATIENT = 10_000
 """Looks of a worker: it should be awake when the next kernel is shared, even if a few are not."""
-RECORD = 5
-"""Words of a record: ticks alone, ticks shared, calls; the season, and how often it was shared in it.
-
-Threads that call at once may mix it up: no harm."""
-ALONE_AT_FIRST = 4
-"""Calls of a kernel before it is shared: how long it takes alone is what sharing is compared with."""
-TRIALS = 6
+ALONE, TRIALS = 2, 3
+"""Steps of a season that the caller does alone; at least so many are shared before that is judged."""
+TRIED, SEASON = 24, 31
+"""Ticks, as powers of two, some milliseconds and some tenths of a second: how long sharing is tried at least
+before it is judged, and how long a season is."""
+KERNEL_TRIALS = 6
 """Times that a kernel is shared in a season before it is judged."""
-AGAIN, REFRESH = 15, 1023
-"""Every so often plus one it is shared though that took longer, and done alone though that took longer."""
-MOST_WON, MOST_LOST = 25, 24
-"""Ticks, as powers of two, some milliseconds: what the balance can reach, and when sharing ends for now."""
-SHORTEST, LONGEST = 27, 30
-"""Ticks, as powers of two, that the caller then works alone: some hundredths to tenths of a second."""
-SEASON = 31
-"""Ticks of a season, as a power of two."""
+KERNEL_RECORD = 4
+"""Words: ticks alone, ticks shared, times it was shared in the season, number of the season."""
+STEP_RECORD = 6
+"""Words: ticks alone, ticks of all shared steps of the season, how many those are; number of the season, when
+it ends, steps alone in it.
+
+Threads that call at once may mix records up: no harm."""
 
 # Bytes in a team's memory; what different threads write lies on different cache lines.
-SHARE, THREADS = 0, 8
-"""The address of `share`; the number of threads, the caller included."""
+SHARE, THREADS, BEGIN, END = 0, 8, 16, 24
+"""The addresses of functions; the number of threads, the caller included."""
 CLAIMS = 384
 """Where the threads' claims begin, a line for each: the number of the sharing, and pieces that are begun."""
 _LAYOUT = {
     "threads": THREADS,
     "function": 64, "context": 72, "each": 80, "total": 88,  # what is shared; all pieces so far
-    "alone": 96, "balance": 104, "penalty": 112,  # when the caller may share again; ticks won; ticks alone
-    "season": 136, "season_end": 144,  # behind `sequence`, which only the caller writes too
+    "caller_at": 112,  # the processor that the caller was on
+    "alone": 96, "season": 104,  # 1 when the caller does this step alone; the number of the season
     "sequence": 128,  # number of the sharing
     "workers_sleep": 192,  # 1 when a worker may sleep
     "completed": 256,  # pieces that are done
@@ -78,105 +77,158 @@ def call_share(function: Function, team: Value, piece: str, context: Value, each
     """Code for: have ``@piece(context, thread, piece)`` called for `each` pieces per thread."""
     share = function.load(function.at(team, SHARE, "i8"), POINTER)
     record = f"{piece}_record"
-    function.module.variable(record, f"[{RECORD} x i64]", "zeroinitializer")
+    function.module.variable(record, f"[{KERNEL_RECORD} x i64]")
     arguments = f"{team}, ptr @{piece}, {context}, {INDEX} {function.index(each).text}, ptr @{record}"
     function.line(f"call void {share.text}({arguments})")
 
 
+@contextmanager
+def judged(function: Function, team: Value) -> Iterator[None]:
+    """Code around a step in which kernels are shared, if that is quicker."""
+    record = function.module.variable("step_record", f"[{STEP_RECORD} x i64]")
+    begin = function.load(function.at(team, BEGIN, "i8"), POINTER)
+    start = function.emit(INDEX, f"call {INDEX} {begin.text}({team}, {record})")
+    yield
+    end = function.load(function.at(team, END, "i8"), POINTER)
+    function.line(f"call void {end.text}({team}, {record}, {start})")
+
+
 def runtime(triple: str) -> str:
-    """`share` and `work_forever`, and what they call, as LLVM assembly."""
+    """These functions, and what they call, as LLVM assembly."""
     numbers = {
-        "spins": SPINS, "patient": PATIENT, "at_first": ALONE_AT_FIRST, "trials": TRIALS,
-        "again": AGAIN, "refresh": REFRESH,
-        "most_won": 1 << MOST_WON, "most_lost": -1 << MOST_LOST, "shortest": 1 << SHORTEST,
-        "longest": 1 << LONGEST, "season_ticks": 1 << SEASON,
+        "spins": SPINS, "patient": PATIENT, "alone_steps": ALONE, "trials": TRIALS, "tried_ticks": 1 << TRIED,
+        "season_ticks": 1 << SEASON, "kernel_trials": KERNEL_TRIALS,
     }  # fmt: skip
     return Template(_RUNTIME).substitute(_LAYOUT | numbers) + waiting(triple)
 
 
 _RUNTIME = """
+; Begin a step: say whether the caller does it alone. Returns what time it is.
+define i64 @begin(ptr %team, ptr %record) nounwind {
+entry:
+  %total.r = getelementptr i8, ptr %record, i64 8
+  %count.r = getelementptr i8, ptr %record, i64 16
+  %season.r = getelementptr i8, ptr %record, i64 24
+  %until.r = getelementptr i8, ptr %record, i64 32
+  %by_caller.r = getelementptr i8, ptr %record, i64 40
+  %alone.p = getelementptr i8, ptr %team, i64 $alone
+  %season.p = getelementptr i8, ptr %team, i64 $season
+  %now = call i64 @clock()
+  %until = load atomic i64, ptr %until.r monotonic, align 8
+  %season.before = load atomic i64, ptr %season.r monotonic, align 8
+  %over = icmp uge i64 %now, %until
+  br i1 %over, label %next, label %decide
+next:
+  %season.next = add i64 %season.before, 1
+  %until.next = add i64 %now, $season_ticks
+  store atomic i64 0, ptr %total.r monotonic, align 8
+  store atomic i64 0, ptr %count.r monotonic, align 8
+  store atomic i64 0, ptr %by_caller.r monotonic, align 8
+  store atomic i64 %season.next, ptr %season.r monotonic, align 8
+  store atomic i64 %until.next, ptr %until.r monotonic, align 8
+  br label %decide
+decide:
+  %season = phi i64 [ %season.before, %entry ], [ %season.next, %next ]
+  %alone = load atomic i64, ptr %record monotonic, align 8
+  %total = load atomic i64, ptr %total.r monotonic, align 8
+  %count = load atomic i64, ptr %count.r monotonic, align 8
+  %by_caller = load atomic i64, ptr %by_caller.r monotonic, align 8
+  %early = icmp ult i64 %by_caller, $alone_steps
+  %some = icmp uge i64 %count, $trials
+  %long = icmp uge i64 %total, $tried_ticks
+  %as.alone = mul i64 %alone, %count
+  %slower = icmp ugt i64 %total, %as.alone
+  %tried = and i1 %some, %long
+  %lost = and i1 %tried, %slower
+  %better = or i1 %early, %lost
+  %clock = icmp ne i64 %now, 0
+  %by.caller = and i1 %better, %clock
+  %said = zext i1 %by.caller to i64
+  store i64 %said, ptr %alone.p
+  store i64 %season, ptr %season.p
+  ret i64 %now
+}
+
+; End a step that began at `start`: note how long it took.
+define void @end(ptr %team, ptr %record, i64 %start) nounwind {
+entry:
+  %alone.p = getelementptr i8, ptr %team, i64 $alone
+  %now = call i64 @clock()
+  %took = sub i64 %now, %start
+  %said = load i64, ptr %alone.p
+  %by.caller = icmp ne i64 %said, 0
+  br i1 %by.caller, label %by_caller, label %by_team
+by_caller:
+  %by_caller.r = getelementptr i8, ptr %record, i64 40
+  call void @note_alone(ptr %record, i64 %took)
+  call void @add(ptr %by_caller.r, i64 1)
+  ret void
+by_team:
+  %total.r = getelementptr i8, ptr %record, i64 8
+  %count.r = getelementptr i8, ptr %record, i64 16
+  call void @add(ptr %total.r, i64 %took)
+  call void @add(ptr %count.r, i64 1)
+  ret void
+}
+
 ; Have `each` pieces per thread of a function done, by the team or by the caller alone, and learn from it.
 define void @share(ptr %team, ptr %function, ptr %context, i64 %each, ptr %record) nounwind {
 entry:
-  %until.p = getelementptr i8, ptr %team, i64 $alone
+  %alone.p = getelementptr i8, ptr %team, i64 $alone
+  %season.p = getelementptr i8, ptr %team, i64 $season
   %shared.r = getelementptr i8, ptr %record, i64 8
-  %calls.r = getelementptr i8, ptr %record, i64 16
+  %tried.r = getelementptr i8, ptr %record, i64 16
   %season.r = getelementptr i8, ptr %record, i64 24
-  %tried.r = getelementptr i8, ptr %record, i64 32
+  %start = call i64 @clock()
+  %said = load i64, ptr %alone.p
+  %season = load i64, ptr %season.p
   %alone = load atomic i64, ptr %record monotonic, align 8
   %shared = load atomic i64, ptr %shared.r monotonic, align 8
-  %calls = load atomic i64, ptr %calls.r monotonic, align 8
-  %calls.next = add i64 %calls, 1
-  store atomic i64 %calls.next, ptr %calls.r monotonic, align 8
-  %until = load i64, ptr %until.p
-  %start = call i64 @clock()
-  %season = call i64 @season(ptr %team, i64 %start)
-  %judged.in = load atomic i64, ptr %season.r monotonic, align 8
   %tried.before = load atomic i64, ptr %tried.r monotonic, align 8
+  %judged.in = load atomic i64, ptr %season.r monotonic, align 8
   %same = icmp eq i64 %judged.in, %season
   %tried = select i1 %same, i64 %tried.before, i64 0
-  %learning = icmp ult i64 %calls, $at_first
-  %waiting = icmp ult i64 %start, %until
+  %by.caller = icmp ne i64 %said, 0
   %slower = icmp ugt i64 %shared, %alone
-  %judged = icmp uge i64 %tried, $trials
-  %some = and i64 %calls, $again
-  %not.again = icmp ne i64 %some, 0
+  %judged = icmp uge i64 %tried, $kernel_trials
   %lost = and i1 %slower, %judged
-  %unwilling = and i1 %lost, %not.again
-  %rare = and i64 %calls, $refresh
-  %refreshed = icmp eq i64 %rare, 0
-  %no = or i1 %learning, %waiting
-  %no.no = or i1 %unwilling, %refreshed
-  %not = or i1 %no, %no.no
-  %clockless = icmp eq i64 %start, 0
-  %yes = xor i1 %not, true
-  %together = or i1 %clockless, %yes
-  br i1 %together, label %by_team, label %by_caller
+  %not = or i1 %by.caller, %lost
+  br i1 %not, label %by_caller, label %by_team
 by_caller:
   call void @do_alone(ptr %team, ptr %function, ptr %context, i64 %each)
   %caller.end = call i64 @clock()
   %caller.took = sub i64 %caller.end, %start
-  %first = icmp eq i64 %calls, 0
-  %less = icmp ult i64 %caller.took, %alone
-  %lower = or i1 %first, %less
-  %least = select i1 %lower, i64 %caller.took, i64 %alone
-  %alone.mean = call i64 @towards(i64 %alone, i64 %caller.took, i64 %alone)
-  %alone.new = select i1 %learning, i64 %least, i64 %alone.mean
-  store atomic i64 %alone.new, ptr %record monotonic, align 8
+  call void @note_alone(ptr %record, i64 %caller.took)
   ret void
 by_team:
   call void @do_together(ptr %team, ptr %function, ptr %context, i64 %each)
   %team.end = call i64 @clock()
   %team.took = sub i64 %team.end, %start
   %tried.next = add i64 %tried, 1
-  store atomic i64 %season, ptr %season.r monotonic, align 8
-  store atomic i64 %tried.next, ptr %tried.r monotonic, align 8
-  %unshared = icmp eq i64 %tried, 0
-  %shared.old = select i1 %unshared, i64 %team.took, i64 %shared
+  %first = icmp eq i64 %tried, 0
+  %shared.old = select i1 %first, i64 %team.took, i64 %shared
   %shared.new = call i64 @towards(i64 %shared.old, i64 %team.took, i64 %alone)
   store atomic i64 %shared.new, ptr %shared.r monotonic, align 8
-  %won = sub i64 %alone, %team.took
-  call void @settle(ptr %team, i64 %won, i64 %team.end)
+  store atomic i64 %tried.next, ptr %tried.r monotonic, align 8
+  store atomic i64 %season, ptr %season.r monotonic, align 8
   ret void
 }
 
-; The number of the season, which begins at 1.
-define internal i64 @season(ptr %team, i64 %now) nounwind {
-entry:
-  %season.p = getelementptr i8, ptr %team, i64 $season
-  %end.p = getelementptr i8, ptr %team, i64 $season_end
-  %season = load i64, ptr %season.p
-  %end = load i64, ptr %end.p
-  %over = icmp uge i64 %now, %end
-  br i1 %over, label %begin, label %leave
-begin:
-  %next = add i64 %season, 1
-  %until = add i64 %now, $season_ticks
-  store i64 %next, ptr %season.p
-  store i64 %until, ptr %end.p
-  ret i64 %next
-leave:
-  ret i64 %season
+define internal void @add(ptr %number.r, i64 %more) nounwind {
+  %before = load atomic i64, ptr %number.r monotonic, align 8
+  %sum = add i64 %before, %more
+  store atomic i64 %sum, ptr %number.r monotonic, align 8
+  ret void
+}
+
+; Note in a record, of a kernel or a step, how long it took alone.
+define internal void @note_alone(ptr %record, i64 %took) nounwind {
+  %alone = load atomic i64, ptr %record monotonic, align 8
+  %first = icmp eq i64 %alone, 0
+  %old = select i1 %first, i64 %took, i64 %alone
+  %new = call i64 @towards(i64 %old, i64 %took, i64 %old)
+  store atomic i64 %new, ptr %record monotonic, align 8
+  ret void
 }
 
 ; A mean that follows what comes, but is not carried away by a single time of more than twice `usual`.
@@ -188,42 +240,6 @@ define internal i64 @towards(i64 %mean, i64 %took, i64 %usual) nounwind {
   %sum = add i64 %thrice, %taken
   %new = lshr i64 %sum, 2
   ret i64 %new
-}
-
-; Add to the balance of the team what sharing has won, and end sharing for a while when too much is lost.
-define internal void @settle(ptr %team, i64 %won, i64 %now) nounwind {
-entry:
-  %until.p = getelementptr i8, ptr %team, i64 $alone
-  %balance.p = getelementptr i8, ptr %team, i64 $balance
-  %penalty.p = getelementptr i8, ptr %team, i64 $penalty
-  %before = load i64, ptr %balance.p
-  %sum = add i64 %before, %won
-  %high = icmp sge i64 %sum, $most_won
-  %balance = select i1 %high, i64 $most_won, i64 %sum
-  store i64 %balance, ptr %balance.p
-  br i1 %high, label %forgive, label %look
-forgive:
-  store i64 0, ptr %penalty.p
-  ret void
-look:
-  %low = icmp slt i64 %balance, $most_lost
-  br i1 %low, label %punish, label %leave
-punish:
-  %old = load i64, ptr %penalty.p
-  %double = shl i64 %old, 1
-  %short = icmp ult i64 %double, $shortest
-  %longer = select i1 %short, i64 $shortest, i64 %double
-  %long = icmp ugt i64 %longer, $longest
-  %penalty = select i1 %long, i64 $longest, i64 %longer
-  %until = add i64 %now, %penalty
-  store i64 %penalty, ptr %penalty.p
-  store i64 %until, ptr %until.p
-  store i64 0, ptr %balance.p
-  %end.p = getelementptr i8, ptr %team, i64 $season_end
-  store i64 %until, ptr %end.p
-  ret void
-leave:
-  ret void
 }
 
 ; All pieces, by the caller.
@@ -261,6 +277,9 @@ entry:
   store atomic ptr %function, ptr %function.p monotonic, align 8
   store atomic ptr %context, ptr %context.p monotonic, align 8
   store atomic i64 %each, ptr %each.p monotonic, align 8
+  %caller_at.p = getelementptr i8, ptr %team, i64 $caller_at
+  %here = call i64 @processor()
+  store atomic i64 %here, ptr %caller_at.p monotonic, align 8
   %before = load atomic i64, ptr %sequence.p monotonic, align 8
   %sequence = add i64 %before, 1
   %none = shl i64 %sequence, 16
@@ -286,16 +305,25 @@ begin:
   ret void
 }
 
-; Take part in every sharing from now on.
+; Take part in every sharing from now on, on another processor than the caller.
 define void @work_forever(ptr %team, i64 %thread) nounwind {
 entry:
+  %caller_at.p = getelementptr i8, ptr %team, i64 $caller_at
   %sequence.p = getelementptr i8, ptr %team, i64 $sequence
   %workers_sleep.p = getelementptr i8, ptr %team, i64 $workers_sleep
   br label %again
 again:
-  %seen = phi i64 [ 0, %entry ], [ %sequence, %again ]
+  %seen = phi i64 [ 0, %entry ], [ %sequence, %work ]
   %following = add i64 %seen, 1
   %sequence = call i64 @await(ptr %sequence.p, i64 %following, ptr %workers_sleep.p, i64 $patient)
+  %caller_at = load atomic i64, ptr %caller_at.p monotonic, align 8
+  %here = call i64 @processor()
+  %apart = icmp ne i64 %here, %caller_at
+  br i1 %apart, label %work, label %move
+move:
+  call void @leave(i64 %here)
+  br label %work
+work:
   call void @work(ptr %team, i64 %thread, i64 %sequence)
   br label %again
 }

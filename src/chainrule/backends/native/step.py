@@ -10,12 +10,13 @@ loop in `step` around the calls of what is inside; in every iteration it moves t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from chainrule.backends.native.emit import Emitted, Function, Module
-from chainrule.backends.native.sharing import call_share
+from chainrule.backends.native.sharing import call_share, judged
 from chainrule.backends.native.status import ACCESSOR
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.values import INDEX, POINTER, Index, Value, constant
@@ -148,15 +149,27 @@ class _Steps:
         self._function = step = Function(made.module, "step", [("table", POINTER)])
         (self._table,) = step.arguments
         watch.begin(step, self._table, schedule, self._pointer({}))
+        with judged(step, _base(step, self._table, {}, TEAM)) if self._shares(schedule) else nullcontext():
+            self._stretches(step, schedule)
+        step.give_back()
+
+    def _shares(self, schedule: Schedule) -> bool:
+        """Whether any kernel is worth sharing."""
+        units = (self._made.emitted[number].units for number in self._made.functions.numbers)
+        return self._threads > 1 and any(
+            pieces(kernel, count, self._threads) > 1
+            for kernel, count in zip(schedule.innermost, units, strict=True)
+        )
+
+    def _stretches(self, step: Function, schedule: Schedule) -> None:
         for first in range(0, len(schedule.kernels), _STRETCH):
             name = f"stretch_{first // _STRETCH}"
             long = len(schedule.kernels) > _STRETCH
-            self._function = Function(made.module, name, [("table", POINTER)], literally=long)
+            self._function = Function(self._made.module, name, [("table", POINTER)], literally=long)
             (self._table,) = self._function.arguments
             self._run(schedule.kernels[first : first + _STRETCH], {})
             self._function.give_back()
             step.call(name, "void", step.arguments)
-        step.give_back()
 
     def _run(self, kernels: Sequence[Work], bases: dict[int, Value]) -> None:
         """Code for kernels in order; `bases` are the pointers of the table that are at hand."""

@@ -15,7 +15,7 @@ from chainrule.backends.native.arena import address, allocate
 from chainrule.backends.native.build import Code
 from chainrule.backends.native.cache import compiled
 from chainrule.backends.native.emit import Function, Module
-from chainrule.backends.native.sharing import SHARE, THREADS, runtime, team_bytes
+from chainrule.backends.native.sharing import BEGIN, END, SHARE, THREADS, runtime, team_bytes
 from chainrule.backends.native.step import flushing_denormals
 from chainrule.backends.native.target import host
 from chainrule.backends.native.values import INDEX, POINTER
@@ -57,7 +57,9 @@ def lone_team(threads: int) -> Array:
     memory = allocate(Region(team_bytes(threads)))
     memory[:] = 0
     fields = memory.view(np.int64)
-    fields[SHARE // 8], fields[THREADS // 8] = _code().address("share"), threads
+    fields[THREADS // 8] = threads
+    for place, name in ((SHARE, "share"), (BEGIN, "begin"), (END, "end")):
+        fields[place // 8] = _code().address(name)
     return memory
 
 

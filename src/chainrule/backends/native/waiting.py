@@ -3,9 +3,15 @@
     await(number, least, sleeps, looks)    wait until a number has grown
     rouse(number, sleeps)                  wake who waits for it
     clock()                                ticks, to compare how long things took
+    processor()                            where this thread runs now, or -1
+    leave(processor)                       move this thread to another processor, if it is on this one
 
 Who waits looks again and again for some microseconds, then sleeps until woken: on a busy machine, whoever
 spins keeps the core from the very thread it waits for.
+
+An operating system may wake a thread on the core of the thread that woke it, and leave it there though
+another core is idle: of two threads that take turns waiting for each other only one ever seems to want to
+run. So a thread can leave (on Linux; other systems are trusted to place threads well).
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from string import Template
 def waiting(triple: str) -> str:
     """These functions as LLVM assembly."""
     clock = _CLOCKS.get(triple.partition("-")[0], _NO_CLOCK)
-    return _WAITING + clock + _pausing(triple) + _sleeping(triple)
+    return _WAITING + clock + _pausing(triple) + _sleeping(triple) + _placing(triple)
 
 
 def _pausing(triple: str) -> str:
@@ -34,6 +40,15 @@ def _sleeping(triple: str) -> str:
     if number is not None and "linux" in triple:
         return Template(_FUTEX).substitute(number=number)
     return _NAP_WINDOWS if sys.platform == "win32" else _NAP
+
+
+def _placing(triple: str) -> str:
+    """Which processor a thread is on, and how it moves to another."""
+    numbers = {"x86_64": (203, 204), "aarch64": (122, 123)}  # sched_setaffinity, sched_getaffinity
+    found = numbers.get(triple.partition("-")[0])
+    if found is not None and "linux" in triple:
+        return Template(_AFFINITY).substitute(set=found[0], get=found[1])
+    return _ANYWHERE
 
 
 _WAITING = """
@@ -161,3 +176,52 @@ define internal void @wake(ptr %word.p) nounwind {
 _NAP_WINDOWS = _NAP.replace("declare i32 @usleep(i32)", "declare void @Sleep(i32)").replace(
     "%r = call i32 @usleep(i32 50)", "call void @Sleep(i32 0)"
 )
+
+_AFFINITY = """
+declare i32 @sched_getcpu()
+
+define internal i64 @processor() nounwind {
+  %here = call i32 @sched_getcpu()
+  %number = sext i32 %here to i64
+  ret i64 %number
+}
+
+; Without this processor among those that the thread may use, the system moves it; then it is allowed again.
+; If it is the only one, the system refuses, and the thread stays.
+define internal void @leave(i64 %processor) nounwind noinline {
+entry:
+  %allowed = alloca [1024 x i8], align 8
+  %bytes = call i64 (i64, ...) @syscall(i64 $get, i32 0, i64 1024, ptr %allowed)
+  %eighth = lshr i64 %processor, 3
+  %within = icmp slt i64 %eighth, %bytes
+  br i1 %within, label %look, label %stay
+look:
+  %byte.p = getelementptr i8, ptr %allowed, i64 %eighth
+  %byte = load i8, ptr %byte.p
+  %low = and i64 %processor, 7
+  %low.8 = trunc i64 %low to i8
+  %bit = shl i8 1, %low.8
+  %none = xor i8 %bit, -1
+  %others = and i8 %byte, %none
+  %mine = icmp ne i8 %others, %byte
+  br i1 %mine, label %move, label %stay
+move:
+  store i8 %others, ptr %byte.p
+  %moved = call i64 (i64, ...) @syscall(i64 $set, i32 0, i64 %bytes, ptr %allowed)
+  store i8 %byte, ptr %byte.p
+  %back = call i64 (i64, ...) @syscall(i64 $set, i32 0, i64 %bytes, ptr %allowed)
+  br label %stay
+stay:
+  ret void
+}
+"""
+
+_ANYWHERE = """
+define internal i64 @processor() nounwind {
+  ret i64 -1
+}
+
+define internal void @leave(i64 %processor) nounwind {
+  ret void
+}
+"""
