@@ -113,6 +113,9 @@ def loss_of(spec: Spec) -> Any:
     return {"mse": nn.MSELoss, "bce": nn.BCEWithLogitsLoss, "ce": nn.CrossEntropyLoss}[spec.loss]()
 
 
+_CHUNKS = 60
+
+
 class Training:
     """Training steps: minibatch, forward, loss, backward, Adam."""
 
@@ -121,10 +124,15 @@ class Training:
         self.trainer = cr.Trainer(model_of(spec), loss_of(spec), optimizer, batch_size=spec.batch, **options)
         self.data = cr.data.Windows(X, spec.context) if y is None else (X, y)
         self.order = Order(spec)
+        self.piece = _CHUNKS * spec.chunk  # the rows of hundreds of epochs at once would fill memory
 
     def run(self, steps: int) -> float:
         """Take the next steps; the last one's loss."""
-        return self.trainer.run(self.data, steps, batches=self.order.block(steps))
+        loss = float("nan")
+        for first in range(0, steps, self.piece):
+            some = min(self.piece, steps - first)
+            loss = self.trainer.run(self.data, some, batches=self.order.block(some))
+        return loss
 
 
 class Evaluation:

@@ -10,16 +10,17 @@ import dataclasses
 import mmap
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from chainrule.backends.native.build import Code, compile_object
 from chainrule.backends.native.contraction import emit_contraction
+from chainrule.backends.native.elements import transposed
 from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.target import Target, restricted
-from chainrule.backends.native.values import INDEX, POINTER
+from chainrule.backends.native.values import INDEX, POINTER, vector
 from chainrule.schedule.kernels import Access, Buffer, Contraction, Expression, Statement, places
 
 Array = np.ndarray[Any, Any]
@@ -427,3 +428,26 @@ def test_positions(lane: int) -> None:
     np.testing.assert_allclose(
         out.view, np.where(np.arange(m)[:, None] < np.arange(n), 0, expected), rtol=1e-4, atol=1e-4
     )
+
+
+# -- squares -------------------------------------------------------------------------------------------------
+class Shuffles:
+    """Does with NumPy what the code would do."""
+
+    @staticmethod
+    def shuffle(a: Lanes, b: Lanes, lanes: list[int]) -> Lanes:
+        return Lanes(np.concatenate([a.values, b.values])[lanes], a.type)
+
+
+class Lanes:
+    def __init__(self, values: np.ndarray[Any, Any], type_: str) -> None:
+        self.values, self.type = values, type_
+
+
+@pytest.mark.parametrize("scalar", ["float", "double", "i64", "i8", "i1"])
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16, 32])
+def test_squares_of_vectors_are_turned(lanes: int, scalar: str) -> None:
+    square = np.arange(lanes * lanes).reshape(lanes, lanes)
+    rows = [Lanes(row, vector(scalar, lanes)) for row in square]
+    turned = transposed(cast(Any, Shuffles), cast(Any, rows))
+    np.testing.assert_array_equal([cast(Any, column).values for column in turned], square.T)

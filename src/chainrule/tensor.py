@@ -293,7 +293,8 @@ class Cell(Tensor):
             )
         if node.dtype != self._node.dtype:
             node = ops.astype(node, self._node.dtype)
-        node = ops.stop_gradient(node)
+        if node.status != CONSTANT:
+            node = ops.stop_gradient(node)
         for each in _frames.get():
             if each.write(self, node):
                 return

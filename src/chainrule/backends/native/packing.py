@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chainrule.backends.native.elements import transposed
 from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.tiling import RIGHT, Axis, Plan
 from chainrule.backends.native.values import (  # fmt: skip
@@ -20,27 +21,6 @@ from chainrule.backends.native.values import (  # fmt: skip
     vector,
 )
 from chainrule.schedule.kernels import Access
-
-
-def transposed(function: Function, rows: Sequence[Value]) -> list[Value]:
-    """n vectors of n lanes, lane k of vector i in lane i of vector k; n a power of two."""
-    rows = list(rows)
-    count = len(rows)
-    step = count // 2
-    while step:
-        for i in (k for k in range(count) if not k & step):
-            a, b = rows[i], rows[i + step]
-            rows[i], rows[i + step] = interleaved(function, a, b, step)
-        step //= 2
-    return rows
-
-
-def interleaved(function: Function, a: Value, b: Value, step: int) -> tuple[Value, Value]:
-    """Stretches of `step` lanes exchanged: a's even ones with b's even ones, and the odd ones likewise."""
-    count = int(a.type[1:].split(" ")[0])
-    low = [lane if not lane & step else count + lane - step for lane in range(count)]
-    high = [lane + step if not lane & step else count + lane for lane in range(count)]
-    return function.shuffle(a, b, low), function.shuffle(a, b, high)
 
 
 def _turner(module: Module, scalar: str, lanes: int, steps: int) -> str:
@@ -63,9 +43,11 @@ def _turner(module: Module, scalar: str, lanes: int, steps: int) -> str:
     function = Function(module, name, arguments)
     rows, stride, last, columns, pitch = function.arguments
     type_ = vector(scalar, lanes)
-    loaded = []
+    loaded, start = [], rows
     for k in range(lanes):
-        start = function.at(rows, function.mul(function.smaller(k, last), stride), scalar)
+        if k:
+            beyond = function.compare("slt", last, constant(k, INDEX))
+            start = function.at(start, function.select(beyond, constant(0, INDEX), stride), scalar)
         mask = function.mask_below(steps, lanes)
         whole = steps == lanes
         loaded.append(function.load(start, type_) if whole else function.load_masked(start, type_, mask))

@@ -10,7 +10,6 @@ import numpy as np
 from chainrule.backends.native import elements
 from chainrule.backends.native.emit import Function
 from chainrule.backends.native.epilogue import Tile, fixed
-from chainrule.backends.native.packing import interleaved
 from chainrule.backends.native.tiling import LEFT, RIGHT, Axis, Plan
 from chainrule.backends.native.values import SCALARS, Index, Value, constant, register_type
 
@@ -180,8 +179,16 @@ class Products:
             step = len(some) // 2
             merged: list[Value | None] = []
             for a, b in zip(some[:step], some[step:], strict=True):
-                pair = None if a is None else interleaved(function, a, b or a, step)
+                pair = None if a is None else _interleaved(function, a, b or a, step)
                 merged.append(pair and function.combine(combiner, *pair))
             some = merged
         assert some[0] is not None
         return some[0]
+
+
+def _interleaved(function: Function, a: Value, b: Value, step: int) -> tuple[Value, Value]:
+    """Stretches of `step` lanes exchanged: a's even ones with b's even ones, and the odd ones likewise."""
+    count = int(a.type[1:].split(" ")[0])
+    low = [lane if not lane & step else count + lane - step for lane in range(count)]
+    high = [lane + step if not lane & step else count + lane for lane in range(count)]
+    return function.shuffle(a, b, low), function.shuffle(a, b, high)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 
 import numpy as np
@@ -78,9 +78,9 @@ class Training(Program):
         """Put the values of the state into the arena (those that are not there already)."""
         resident = self._resident
         self.forget()  # should Ctrl-C come in the middle
-        for view, value, there in zip(self.schedule.inputs[self._leaves :], values, resident, strict=True):
+        for place, value, there in zip(self._read, values, resident, strict=True):
             if there is not value:
-                self._array(view)[...] = value
+                place[...] = value
         self.holds(values)
 
     def holds(self, values: Sequence[Array | None]) -> None:
@@ -105,12 +105,20 @@ class Training(Program):
 
     def state(self) -> list[Array]:
         """The new values of the state, in the order of the outputs, as arrays that nobody else holds."""
-        values = []
-        for number in range(self._noted, len(self.schedule.outputs)):
-            value = np.array(self._array(self.schedule.outputs[number]), order="C")
+        values = [np.array(place, order="C") for place in self._written]
+        for value in values:
             value.flags.writeable = False
-            values.append(value)
         return values
+
+    @cached_property
+    def _read(self) -> list[Array]:
+        """The state's arrays in the arena, as a step reads them."""
+        return list(map(self._array, self.schedule.inputs[self._leaves :]))
+
+    @cached_property
+    def _written(self) -> list[Array]:
+        """The same as a step leaves them."""
+        return list(map(self._array, self.schedule.outputs[self._noted :]))
 
     def _array(self, view: View) -> Array:
         place = self.plan.places[view.buffer]
