@@ -23,7 +23,7 @@ from chainrule.backends.native.arena import address
 from chainrule.backends.native.build import Code, compile_object
 from chainrule.backends.native.emit import Function, Module
 from chainrule.backends.native.engine import Program
-from chainrule.backends.native.sharing import ALONE, KERNEL_RECORD, KERNEL_TRIALS, STEP_RECORD
+from chainrule.backends.native.sharing import ALONE, KERNEL_RECORD, KERNEL_TRIALS, STEP_RECORD, STEPS
 from chainrule.backends.native.target import host
 from chainrule.backends.native.threads import default_threads, lone_team, team
 from chainrule.backends.native.values import INDEX
@@ -176,6 +176,17 @@ def test_steps_are_shared_while_that_is_quicker() -> None:
         for pieces.taken in (False, True, False):
             # Times are only as steady as the machine is idle: sooner or later is soon enough.
             assert any((share_of_steps() > 0.5) != pieces.taken for _ in range(40))
+
+
+def test_steps_that_come_one_by_one_are_shared() -> None:
+    """However long ago the season began: only so many steps may be followed by some that are done alone."""
+    pieces, alone = Pieces(), 1 << 40
+    with team(2) as memory:
+        for steps, shared in ((ALONE, True), (STEPS - 1, True), (STEPS, False)):
+            pieces.shared()
+            with step_of(memory, np.array([alone, 0, 0, 1, 0, steps])):
+                share(memory, pieces, 20)
+            assert pieces.shared() == shared
 
 
 def test_kernels_are_shared_while_that_is_quicker() -> None:

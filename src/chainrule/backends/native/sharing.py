@@ -35,8 +35,9 @@ SPINS = 1000
 """Looks of a caller before it goes to sleep: some 20 µs, a few times what it costs to be woken."""
 PATIENT = 10_000
 """Looks of a worker: it should be awake when the next kernel is shared, even if a few are not."""
-ALONE, TRIALS = 2, 3
-"""Steps of a season that the caller does alone; at least so many are shared before that is judged."""
+ALONE, TRIALS, STEPS = 2, 3, 32
+"""Steps of a season that the caller does alone; that are shared at least before that is judged; of a season
+at least, so that long steps, and those that come one by one, are shared too."""
 TRIED, SEASON = 24, 31
 """Ticks, as powers of two, some milliseconds and some tenths of a second: how long sharing is tried at least
 before it is judged, and how long a season is."""
@@ -46,7 +47,7 @@ KERNEL_RECORD = 4
 """Words: ticks alone, ticks shared, times it was shared in the season, number of the season."""
 STEP_RECORD = 6
 """Words: ticks alone, ticks of all shared steps of the season, how many those are; number of the season, when
-it ends, steps alone in it.
+it may end, how many steps it has had.
 
 Threads that call at once may mix records up: no harm."""
 
@@ -96,8 +97,8 @@ def judged(function: Function, team: Value) -> Iterator[None]:
 def runtime(triple: str) -> str:
     """These functions, and what they call, as LLVM assembly."""
     numbers = {
-        "spins": SPINS, "patient": PATIENT, "alone_steps": ALONE, "trials": TRIALS, "tried_ticks": 1 << TRIED,
-        "season_ticks": 1 << SEASON, "kernel_trials": KERNEL_TRIALS,
+        "spins": SPINS, "patient": PATIENT, "alone_steps": ALONE, "trials": TRIALS, "steps": STEPS,
+        "tried_ticks": 1 << TRIED, "season_ticks": 1 << SEASON, "kernel_trials": KERNEL_TRIALS,
     }  # fmt: skip
     return Template(_RUNTIME).substitute(_LAYOUT | numbers) + waiting(triple)
 
@@ -110,20 +111,23 @@ entry:
   %count.r = getelementptr i8, ptr %record, i64 16
   %season.r = getelementptr i8, ptr %record, i64 24
   %until.r = getelementptr i8, ptr %record, i64 32
-  %by_caller.r = getelementptr i8, ptr %record, i64 40
+  %steps.r = getelementptr i8, ptr %record, i64 40
   %alone.p = getelementptr i8, ptr %team, i64 $alone
   %season.p = getelementptr i8, ptr %team, i64 $season
   %now = call i64 @clock()
   %until = load atomic i64, ptr %until.r monotonic, align 8
   %season.before = load atomic i64, ptr %season.r monotonic, align 8
-  %over = icmp uge i64 %now, %until
+  %steps.before = load atomic i64, ptr %steps.r monotonic, align 8
+  %late = icmp uge i64 %now, %until
+  %enough = icmp uge i64 %steps.before, $steps
+  %over = and i1 %late, %enough
   br i1 %over, label %next, label %decide
 next:
   %season.next = add i64 %season.before, 1
   %until.next = add i64 %now, $season_ticks
   store atomic i64 0, ptr %total.r monotonic, align 8
   store atomic i64 0, ptr %count.r monotonic, align 8
-  store atomic i64 0, ptr %by_caller.r monotonic, align 8
+  store atomic i64 0, ptr %steps.r monotonic, align 8
   store atomic i64 %season.next, ptr %season.r monotonic, align 8
   store atomic i64 %until.next, ptr %until.r monotonic, align 8
   br label %decide
@@ -132,8 +136,8 @@ decide:
   %alone = load atomic i64, ptr %record monotonic, align 8
   %total = load atomic i64, ptr %total.r monotonic, align 8
   %count = load atomic i64, ptr %count.r monotonic, align 8
-  %by_caller = load atomic i64, ptr %by_caller.r monotonic, align 8
-  %early = icmp ult i64 %by_caller, $alone_steps
+  %steps = load atomic i64, ptr %steps.r monotonic, align 8
+  %early = icmp ult i64 %steps, $alone_steps
   %some = icmp uge i64 %count, $trials
   %long = icmp uge i64 %total, $tried_ticks
   %as.alone = mul i64 %alone, %count
@@ -146,6 +150,7 @@ decide:
   %said = zext i1 %by.caller to i64
   store i64 %said, ptr %alone.p
   store i64 %season, ptr %season.p
+  call void @add(ptr %steps.r, i64 1)
   ret i64 %now
 }
 
@@ -159,9 +164,7 @@ entry:
   %by.caller = icmp ne i64 %said, 0
   br i1 %by.caller, label %by_caller, label %by_team
 by_caller:
-  %by_caller.r = getelementptr i8, ptr %record, i64 40
   call void @note_alone(ptr %record, i64 %took)
-  call void @add(ptr %by_caller.r, i64 1)
   ret void
 by_team:
   %total.r = getelementptr i8, ptr %record, i64 8
