@@ -34,7 +34,8 @@ threads of one core for seconds at a time. So rounds are left out, and others ti
 on both CPUs before and after each block come to less than 1.7 times those of one.
 
 "Share of the peak" is the arithmetic of the products alone, divided by time and by the machine's peak: a loop
-of nothing but independent fused multiply-adds. Everything else a step does counts as nothing.
+of nothing but independent fused multiply-adds. Everything else a step does counts as nothing. "Share asked"
+is the one at which the promised ratio would be reached: at 100% nothing but the products may take any time.
 """
 
 
@@ -66,24 +67,32 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def microseconds(timing: Mapping[str, Any]) -> str:
     """The median of a peer, or a dash."""
     us = median_us(timing)
-    return "–" if us == float("inf") else f"{us:,.1f}" if us < 1000 else f"{us:,.0f}"
+    return "–" if us == float("inf") else f"{us:,.{2 if us < 10 else 1 if us < 1000 else 0}f}"
 
 
 def train(results: Results) -> str:
     """Ratios per workload, then every peer's time per step."""
     summary = [[workload, *_summary(workload, result)] for workload, result in results.items()]
     columns = ["", "network", "µs per step", "share of the peak", "best PyTorch ÷ ours", "best JAX ÷ ours"]
-    columns.append("with telemetry ÷ without")
+    columns += ["with telemetry ÷ without", "share asked over PyTorch", "over JAX"]
     return "\n\n".join([markdown(columns, summary), _every_peer(results)])
 
 
 def _summary(workload: str, result: Mapping[str, Any]) -> list[str]:
     spec, timings = specs.find(workload), result["timings"]
-    us = median_us(timings.get(OURS, {}))
-    share = specs.flops(spec)[1] / us / 1e3 / result["machine"]["gflops"]
-    others = [of_library(timings, library) for library in ("PyTorch", "JAX")]
-    ratios = [_ratio(timings, peers) for peers in (*others, [f"{OURS}, telemetry"])]
-    return [spec.title, microseconds(timings.get(OURS, {})), f"{share:.0%}", *ratios]
+    floor_us = specs.flops(spec)[1] / 1e3 / result["machine"]["gflops"]
+    share = floor_us / median_us(timings.get(OURS, {}))
+    others = {library: of_library(timings, library) for library in ("PyTorch", "JAX")}
+    ratios = [_ratio(timings, peers) for peers in (*others.values(), [f"{OURS}, telemetry"])]
+    asked = [_asked(workload, library, timings, peers, floor_us) for library, peers in others.items()]
+    return [spec.title, microseconds(timings.get(OURS, {})), f"{share:.0%}", *ratios, *asked]
+
+
+def _asked(workload: str, library: str, timings: Timings, peers: list[str], floor_us: float) -> str:
+    """The share of the peak at which the promised ratio over a library would be reached."""
+    best = min((median_us(timings[peer]) for peer in peers), default=float("inf"))
+    least = promises.TRAIN.get(workload, {}).get(library)
+    return "–" if least is None or best == float("inf") else f"{floor_us * least / best:.0%}"
 
 
 def _ratio(timings: Timings, peers: list[str]) -> str:

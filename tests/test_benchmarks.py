@@ -227,6 +227,7 @@ def test_a_table_shows_what_is_missing_as_missing() -> None:
     found["timings"]["tinygrad"] = {"failed": "needs clang"}
     text = report.train({"D": found})
     assert "| D | 784-1024-1024-10 relu, ce, batch 256 | 100.0 | 24484% | 13.00 (13.00 to 13.00)" in text
+    assert "| – | 2448% | 2448% |" in text
     assert "| tinygrad | – |" in text
 
 
