@@ -9,7 +9,7 @@ elements feed one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -201,6 +201,14 @@ def reduced(operand: Type, axis: tuple[int, ...], keepdims: bool, combiner: str)
 def itself(xp: Any, value: Any) -> Any:
     """The body of a nest that moves or combines elements as they are."""
     return value
+
+
+def multiplies(record: Primitive, types: Sequence[Type], attributes: dict[str, Any]) -> bool:
+    """Whether a primitive is a product, or a sum of products: linear in each of its operands."""
+    if record.elementwise or record.nest is None:
+        return record.meaning is multiplied
+    nest: Nest = record.nest(*types, **attributes)
+    return nest.body is multiplied
 
 
 def multiplied(xp: Any, *values: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.nest import multiplied
 from chainrule.primitive import Draw, Sample
 from chainrule.primitives._define import elementwise, in_numpy
 
@@ -57,7 +58,7 @@ ARITHMETIC = (
         arity=2, kind="signed",
     ),
     elementwise(
-        "multiply", "Product of two arrays, element by element.", lambda xp, a, b: xp.multiply(a, b),
+        "multiply", "Product of two arrays, element by element.", multiplied,
         lambda ops, g, y, a, b: ops.multiply(g, b),
         lambda ops, g, y, a, b: ops.multiply(g, a),
         arity=2,

@@ -1,0 +1,1 @@
+"""Seeing: where a gradient came from, in numbers that add up."""

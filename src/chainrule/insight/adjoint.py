@@ -1,0 +1,82 @@
+"""The backward pass kept: every cotangent, and what came back over every edge.
+
+The cotangent of a value is the derivative of the loss by it. Where a value is used several times, it is the
+sum of what comes back over the uses; these parts are kept apart, since shares and openings are made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from chainrule.graph import ITEM, Array, Node
+from chainrule.ops import no_grad, ops
+from chainrule.reverse import ReverseWalk
+
+Cotangent = tuple[Array, ...]
+"""One array; one for each output of a node that has several."""
+
+
+class Edge(NamedTuple):
+    """One use of a value: operand number `operand` of the node `user`."""
+
+    user: Node
+    operand: int
+
+    @property
+    def value(self) -> Node:
+        """What is used."""
+        return self.user.operands[self.operand]
+
+
+class Adjoint:
+    """A scalar loss, and the derivatives that led back from it to some leaves.
+
+    cotangents  node → the derivative of the loss by it
+    parts       edge → what came back over it
+    """
+
+    def __init__(self, loss: Node, leaves: Sequence[Node]) -> None:
+        self.loss = loss
+        self.cotangents: dict[Node, Cotangent] = {}
+        self.parts: dict[Edge, Cotangent] = {}
+        with no_grad():
+            found = _Keeping(self)([loss], [ops.full(loss.type, 1)], list(leaves))
+        for leaf, cotangent in zip(leaves, found, strict=True):
+            if cotangent is not None:
+                self.cotangents[leaf] = (cotangent.value,)
+
+    @cached_property
+    def uses(self) -> dict[Node, list[Edge]]:
+        """Node → the edges over which its cotangent came back."""
+        uses: dict[Node, list[Edge]] = {}
+        for edge in self.parts:
+            uses.setdefault(edge.value, []).append(edge)
+        return uses
+
+    @property
+    def backward_order(self) -> list[Node]:
+        """Nodes that have a cotangent, users before what they use."""
+        return sorted(self.cotangents, key=lambda node: -node.serial)
+
+
+class _Keeping(ReverseWalk):
+    """The backward walk, which notes what passes."""
+
+    def __init__(self, kept: Adjoint) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def _spread(self, node: Node, total: Any, parts: Any, needed: set[Node]) -> None:
+        several = total if isinstance(total, tuple) else (total,)
+        cotangent = tuple(each.value for each in several if each is not None)
+        self._kept.cotangents[node] = cotangent
+        if node.name == ITEM:
+            self._kept.parts[Edge(node, 0)] = cotangent
+        super()._spread(node, total, parts, needed)
+
+    def contributions(self, node: Node, total: Any, needed: set[Node]) -> Iterator[tuple[int, Node]]:
+        for index, part in super().contributions(node, total, needed):
+            self._kept.parts[Edge(node, index)] = (part.value,)
+            yield index, part

@@ -1,0 +1,328 @@
+"""The ledger: the chain rule as bookkeeping.
+
+The norm of a weight's gradient is a product: the error at the loss, what every later layer makes of it on the
+way back, the norm of what comes in, and how well error and input are aligned. In decades, log10 of each, that
+is a sum, and the ledger writes it down, exactly, for any graph.
+
+The way back from the loss to a value leads over *gates*: nodes that every path from the value to the loss
+passes. From gate to gate the norm of the cotangent changes by a factor, and all factors together make the
+whole, whatever lies between two gates. Where that is one operation, the factor is its own. Where it is
+several paths (a residual sum, attention), it is a block: one term, beside which stands what share of the
+cotangent came back over each branch. Shares are projections on the sum, so they add up to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from chainrule.errors import GradientError
+from chainrule.graph import Node, reachable
+from chainrule.insight.adjoint import Adjoint, Cotangent
+from chainrule.nest import multiplies
+from chainrule.origin import at_user_line
+from chainrule.reverse import check_backward
+from chainrule.tensor import Parameter, Tensor
+
+ERROR, WEIGHT, ACTIVATION, BLOCK = "error at the loss", "weight gain", "activation gain", "block gain"
+USES, INPUT, ALIGNMENT = "uses together", "input norm", "alignment"
+_DIRECTLY = "directly"  # the label of a branch on which nothing lies
+KINDS = (ERROR, WEIGHT, ACTIVATION, BLOCK, USES, INPUT, ALIGNMENT)
+"""What a factor may be, from the loss to the weight."""
+
+
+class Share(NamedTuple):
+    """What came back over one branch.
+
+    share    its part of the whole: all parts add up to 1, and one that works against the others is negative
+    decades  log10 of its gain
+    """
+
+    label: str
+    share: float
+    decades: float
+
+
+class _Pair(NamedTuple):
+    label: str
+    decades: float
+
+
+class Term(_Pair):
+    """One factor of a gradient's norm, a pair ``label, decades``.
+
+    label    the layer and the kind, such as "layers.2 weight gain"
+    decades  log10 of the factor; -inf for a zero, nan for what is undefined behind it
+    kind     one of `KINDS`
+    layer    path of the layer that it belongs to, "" outside of all; then the label names the user's line
+    shares   of the branches of a block, and of the uses of a parameter
+    """
+
+    kind: str
+    layer: str
+    shares: tuple[Share, ...]
+
+    def __new__(
+        cls, label: str, decades: float, kind: str, layer: str = "", shares: tuple[Share, ...] = ()
+    ) -> Self:
+        """A pair that knows more."""
+        term = super().__new__(cls, label, decades)
+        term.kind, term.layer, term.shares = kind, layer, shares
+        return term
+
+    def plus(self, decades: float) -> Term:
+        """The same factor, larger by so much."""
+        return Term(self.label, self.decades + decades, self.kind, self.layer, self.shares)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter: log10 of the norm of its gradient, and the terms that add up to it."""
+
+    name: str
+    shape: tuple[int, ...]
+    log10_norm: float
+    terms: tuple[Term, ...]
+
+    def total(self, *kinds: str) -> float:
+        """The sum of the terms, or of those of some kinds; -inf with a zero among the factors."""
+        listed = [term.decades for term in self.terms if not kinds or term.kind in kinds]
+        return -math.inf if -math.inf in listed else math.fsum(listed)
+
+    def __str__(self) -> str:
+        rows = [f"{_number(term.decades)}  {term.label}{_told(term.shares)}" for term in self.terms]
+        whole = f"{_number(self.log10_norm)}  log10 of the norm of the gradient of {self.name}"
+        return "\n".join([*rows, whole])
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The entries of all parameters on which a loss depends, in the order in which they were made."""
+
+    loss: float
+    entries: tuple[Entry, ...]
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of a parameter, by its path."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(f"there is no parameter {name!r}, but {', '.join(each.name for each in self.entries)}")
+
+    def __str__(self) -> str:
+        kinds = [
+            kind for kind in KINDS if any(term.kind == kind for each in self.entries for term in each.terms)
+        ]
+        width = max([len("parameter"), *(len(each.name) for each in self.entries)])
+        head = "  ".join([f"{'parameter':{width}}", *kinds, "gradient norm"])
+        rows = [head]
+        for entry in self.entries:
+            totals = [(len(kind), entry.total(kind)) for kind in kinds] + [(13, entry.log10_norm)]
+            figures = [f"{round(total, 2) + 0.0:+{size}.2f}" for size, total in totals]
+            rows.append("  ".join([f"{entry.name:{width}}", *figures]))
+        return "\n".join([f"loss {self.loss:.6g}; all in decades, log10:", *rows])
+
+
+def ledger(loss: Tensor) -> Ledger:
+    """Why every gradient is as large as it is: log10 of its norm as an exact sum, layer by layer.
+
+    loss  a scalar that was computed eagerly from a model's parameters
+
+    >>> import numpy as np, chainrule as cr
+    >>> weight = cr.nn.Parameter(np.array([[3.0, 4.0]]))
+    >>> found = cr.ledger(cr.sum(weight * np.array([[10.0, 10.0]])))
+    >>> [(term.kind, round(term.decades, 3)) for term in found.entries[0].terms]
+    [('error at the loss', 0.151), ('input norm', 1.151), ('alignment', -0.151)]
+    >>> round(10 ** found.entries[0].log10_norm, 3)  # the norm of [10, 10]
+    14.142
+    """
+    node = loss.node
+    check_backward(node, seeded=False)
+    leaves = [each for each in reachable([node]) if isinstance(each.cell, Parameter) and each.floating]
+    if not leaves:
+        raise GradientError(
+            f"this loss depends on no parameter{at_user_line()}: wrap what is learned in cr.nn.Parameter(...)"
+        )
+    book = _Book(Adjoint(node, leaves))
+    return Ledger(float(node.value), tuple(book.entry(k, leaf) for k, leaf in enumerate(leaves)))
+
+
+class _Book:
+    """What the entries of one loss have in common."""
+
+    def __init__(self, adjoint: Adjoint) -> None:
+        self._adjoint = adjoint
+        self._of_parameters = _made_of_parameters(adjoint)
+        self._gates = _gates(adjoint)
+        self._decades = {node: _decades(cotangent) for node, cotangent in adjoint.cotangents.items()}
+        self._steps: dict[Node, Term] = {}
+
+    def entry(self, number: int, leaf: Node) -> Entry:
+        """The entry of one parameter."""
+        name = leaf.cell.name or f"parameter {number}"
+        if leaf not in self._gates:
+            return Entry(name, leaf.shape, -math.inf, (Term("no path to the loss", -math.inf, ERROR),))
+        way = [leaf]
+        while way[-1] in self._gates:
+            way.append(self._gates[way[-1]])
+        entrance = next((k for k, node in enumerate(way) if node not in self._of_parameters), 1)
+        steps = [self._step(node) for node in reversed(way[entrance:-1])]
+        terms = (*_merged(_from_the_loss(steps)), *self._local(leaf, way[entrance]))
+        return Entry(name, leaf.shape, self._decades[leaf], terms)
+
+    def _step(self, inner: Node) -> Term:
+        """What becomes of the error between a node's gate and the node: the same on all ways through both."""
+        if inner not in self._steps:
+            self._steps[inner] = self._made_step(inner)
+        return self._steps[inner]
+
+    def _made_step(self, inner: Node) -> Term:
+        outer, uses = self._gates[inner], self._adjoint.uses[inner]
+        gain = _factor(self._decades[inner], self._decades[outer])
+        shares, place, kind = self._shares(inner), _place(outer), ACTIVATION
+        if {each.label for each in shares} - {place, _DIRECTLY}:
+            layers = [outer.layer, *(edge.user.layer for edge in uses)]
+            return Term(f"{place} {BLOCK}", gain, BLOCK, next(filter(None, layers), ""), shares)
+        if len(uses) == 1 and uses[0].user is outer and _is_product(outer):
+            others = (each for each in outer.operands if each is not inner)
+            kind = WEIGHT if any(each in self._of_parameters for each in others) else ACTIVATION
+        return Term(f"{place} {kind}", gain, kind, outer.layer)
+
+    def _local(self, leaf: Node, entrance: Node) -> Iterator[Term]:
+        """From the error where a parameter meets the data to its gradient."""
+        place, layer = _place(entrance), entrance.layer
+        ratio = _factor(self._decades[leaf], self._decades[entrance])
+        uses = self._adjoint.uses[leaf]
+        met = [each for each in entrance.operands if each not in self._of_parameters and each.floating]
+        if len(uses) > 1 or len(met) > 1:
+            yield Term(f"{place} {USES}", ratio, USES, layer, self._shares(leaf))
+            return
+        if met and _is_product(entrance):
+            norm = _decades((met[0].value,))
+        else:  # a sum: as if it were multiplied with a column of ones
+            norm = 0.5 * math.log10(max(1, entrance.size) / max(1, leaf.size))
+        yield Term(f"{place} {INPUT}", norm, INPUT, layer)
+        yield Term(f"{place} {ALIGNMENT}", _factor(ratio, norm), ALIGNMENT, layer)
+
+    def _shares(self, node: Node) -> tuple[Share, ...]:
+        """What came back to a node over each branch, named by the layers or lines that used it."""
+        branches: dict[str, Any] = {}
+        gate = self._gates[node]
+        for edge in self._adjoint.uses[node]:
+            part = _flat(self._adjoint.parts[edge])
+            place = _DIRECTLY if edge.user is gate else _place(edge.user)
+            branches[place] = branches[place] + part if place in branches else part
+        scale = max(float(np.abs(part).max(initial=0.0)) for part in branches.values()) or 1.0
+        whole = sum(part / scale for part in branches.values())
+        square = float(np.vdot(whole, whole))
+        return tuple(
+            Share(
+                label,
+                float(np.vdot(part / scale, whole)) / square if square else math.nan,
+                _factor(_decades((part,)), self._decades[gate]),
+            )
+            for label, part in branches.items()
+        )
+
+
+# -- the way back --------------------------------------------------------------------------------------------
+def _gates(adjoint: Adjoint) -> dict[Node, Node]:
+    """Node → its next gate towards the loss: where the ways of all its uses meet first."""
+    gates: dict[Node, Node] = {}
+    depth = {adjoint.loss: 0}
+    for node in adjoint.backward_order:
+        users = [edge.user for edge in adjoint.uses.get(node, ()) if edge.user in depth]
+        if node is adjoint.loss or not users:
+            continue
+        gate = users[0]
+        for user in users[1:]:
+            while gate is not user:
+                if depth[gate] >= depth[user]:
+                    gate = gates[gate]
+                else:
+                    user = gates[user]
+        gates[node], depth[node] = gate, depth[gate] + 1
+    return gates
+
+
+def _made_of_parameters(adjoint: Adjoint) -> set[Node]:
+    """Parameters, and what is computed from them and numbers alone, such as a transposed weight."""
+    found: set[Node] = set()
+    for node in reachable([adjoint.loss]):
+        if node.primitive is None:
+            if isinstance(node.cell, Parameter):
+                found.add(node)
+        elif any(each in found for each in node.operands) and all(
+            each in found or (each.primitive is None and each.size == 1) for each in node.operands
+        ):
+            found.add(node)
+    return found
+
+
+def _from_the_loss(steps: Iterable[Term]) -> Iterator[Term]:
+    """Steps from the loss on; the first ones, outside of all layers, are the error that it sends back."""
+    outside = True
+    for step in steps:
+        outside = outside and not step.layer and step.kind != WEIGHT
+        yield Term(ERROR, step.decades, ERROR) if outside else step
+
+
+def _merged(steps: Iterable[Term]) -> Iterator[Term]:
+    """Neighbours of one layer and kind as one term; what changes nothing is left out."""
+    held: Term | None = None
+    for step in steps:
+        if held and (held.label, held.shares, step.shares) == (step.label, (), ()):
+            held = held.plus(step.decades)
+            continue
+        if held and held.decades:
+            yield held
+        held = step
+    if held and held.decades:
+        yield held
+
+
+def _place(node: Node) -> str:
+    """The layer a node belongs to, or else the operation and the user's line."""
+    where = node.origins[0].where() if node.origins else ""
+    return node.layer or f"{node.name} {where}".strip()
+
+
+def _is_product(node: Node) -> bool:
+    types = [each.type for each in node.operands]
+    return node.primitive is not None and multiplies(node.primitive, types, node.attributes)
+
+
+# -- decades -------------------------------------------------------------------------------------------------
+def _flat(cotangent: Cotangent) -> Any:
+    return np.concatenate([np.asarray(each, np.float64).ravel() for each in cotangent])
+
+
+def _decades(cotangent: Cotangent) -> float:
+    """log10 of the Euclidean norm, without overflow; -inf for zeros, nan for what is not finite."""
+    flat = np.abs(_flat(cotangent))
+    largest = float(flat.max(initial=0.0))
+    if largest == 0.0:
+        return -math.inf
+    if not math.isfinite(largest):
+        return math.nan
+    flat /= largest
+    return math.log10(largest) + 0.5 * math.log10(float(np.vdot(flat, flat)))
+
+
+def _factor(decades: float, before: float) -> float:
+    """A factor from the norms after and before it; undefined behind a zero."""
+    return math.nan if math.isinf(before) else decades - before
+
+
+def _number(decades: float) -> str:
+    if math.isnan(decades):
+        return "undefined"
+    return "     zero" if decades == -math.inf else f"{round(decades, 3) + 0.0:+9.3f}"
+
+
+def _told(shares: tuple[Share, ...]) -> str:
+    return f" ({', '.join(f'{share:.0%} over {label}' for label, share, _ in shares)})" if shares else ""
