@@ -177,6 +177,19 @@ def test_a_power_of_nan_may_be_1_where_its_exponent_may_be_0():
     assert not root.refuses(np.array([np.inf, 2.0])).any(), "NumPy's own is inf or NaN"
 
 
+def test_three_factors_may_be_multiplied_in_any_order():
+    small, large = np.float32(1e-25), np.float32(1e25)
+
+    def product(*factors):
+        return enclosed(
+            lambda x, y, z: cr.einsum("i,i,i->", x, y, z), *(np.full(1, each) for each in factors)
+        )
+
+    assert not product(large, large, small).refuses(np.float32(np.inf)), "1e50 is beyond float32"
+    assert not product(small, small, large).refuses(np.float32(0)), "and so is 1e-50"
+    assert product(large, small, np.float32(1)).refuses(np.float32(0))
+
+
 def test_both_sides_of_a_jump_are_enclosed():
     """1/3 + 1/3 + 1/3 may be 1 or a little less: its floor is 0 or 1, and so is what hangs on it."""
     third = np.full(3, np.float32(1) / 3, np.float32)

@@ -556,12 +556,18 @@ def _summed(node: Node, record: Primitive, operands: Sequence[Enclosure]) -> Enc
     rounds = np.maximum(terms + len(factors) - 2, 0)
     error = size - total([np.abs(m) for m in middles])
     error = np.where(error > 0, error, 0.0) + 3 * rounds * float(facts.eps) * size
-    error += np.where(size > 0, rounds * float(facts.tiny), 0.0)
+    parts, lost = size, np.ones(())
+    if (
+        len(factors) > 2
+    ):  # in which order nobody promises: two of them may overflow, or underflow before a third
+        parts = total([np.maximum(np.abs(m) + r, 1.0) for m, r in zip(middles, radii, strict=True)])
+        lost = np.maximum(parts, 1.0)
+    error += np.where(size > 0, rounds * float(facts.tiny) * lost, 0.0)
     middle = total(middles)
     found = _widened(Enclosure(middle - error, middle + error, node.dtype), 0.0)
     found = Enclosure(np.where(infinite, plain, found.low), np.where(infinite, plain, found.high), node.dtype)
     known = ~uncertain & (terms <= 1)
-    found = _forget((infinite & ~known) | (~infinite & (size > float(facts.max))), found)
+    found = _forget((infinite & ~known) | (~infinite & (parts > float(facts.max))), found)
     if len(factors) > 1 and not all(np.isfinite(each.low).all() for each in factors):
         found = _forget(terms == 0, found)  # a factor of no terms at all: 0, or NaN if it was taken out
     beyond = surely & ~known
