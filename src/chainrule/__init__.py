@@ -34,6 +34,7 @@ _HOMES = {
     "zeros_like": "creation",
     "ones_like": "creation",
     "full_like": "creation",
+    "explain": "insight.explain",
     "ledger": "insight.ledger",
     "Trainer": "train",
     "fit": "train",

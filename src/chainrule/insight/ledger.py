@@ -23,6 +23,7 @@ import numpy as np
 from chainrule.errors import GradientError
 from chainrule.graph import Node, reachable
 from chainrule.insight.adjoint import Adjoint, Cotangent
+from chainrule.insight.gates import gates_of, place_of
 from chainrule.nest import multiplies
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
@@ -157,7 +158,7 @@ class _Book:
     def __init__(self, adjoint: Adjoint) -> None:
         self._adjoint = adjoint
         self._of_parameters = _made_of_parameters(adjoint)
-        self._gates = _gates(adjoint)
+        self._gates = gates_of(adjoint)
         self._decades = {node: _decades(cotangent) for node, cotangent in adjoint.cotangents.items()}
         self._steps: dict[Node, Term] = {}
 
@@ -183,7 +184,7 @@ class _Book:
     def _made_step(self, inner: Node) -> Term:
         outer, uses = self._gates[inner], self._adjoint.uses[inner]
         gain = _factor(self._decades[inner], self._decades[outer])
-        shares, place, kind = self._shares(inner), _place(outer), ACTIVATION
+        shares, place, kind = self._shares(inner), place_of(outer), ACTIVATION
         if {each.label for each in shares} - {place, _DIRECTLY}:
             layers = [outer.layer, *(edge.user.layer for edge in uses)]
             return Term(f"{place} {BLOCK}", gain, BLOCK, next(filter(None, layers), ""), shares)
@@ -194,7 +195,7 @@ class _Book:
 
     def _local(self, leaf: Node, entrance: Node) -> Iterator[Term]:
         """From the error where a parameter meets the data to its gradient."""
-        place, layer = _place(entrance), entrance.layer
+        place, layer = place_of(entrance), entrance.layer
         ratio = _factor(self._decades[leaf], self._decades[entrance])
         uses = self._adjoint.uses[leaf]
         met = [each for each in entrance.operands if each not in self._of_parameters and each.floating]
@@ -214,7 +215,7 @@ class _Book:
         gate = self._gates[node]
         for edge in self._adjoint.uses[node]:
             part = _flat(self._adjoint.parts[edge])
-            place = _DIRECTLY if edge.user is gate else _place(edge.user)
+            place = _DIRECTLY if edge.user is gate else place_of(edge.user)
             branches[place] = branches[place] + part if place in branches else part
         scale = max(float(np.abs(part).max(initial=0.0)) for part in branches.values()) or 1.0
         whole = sum(part / scale for part in branches.values())
@@ -230,25 +231,6 @@ class _Book:
 
 
 # -- the way back --------------------------------------------------------------------------------------------
-def _gates(adjoint: Adjoint) -> dict[Node, Node]:
-    """Node → its next gate towards the loss: where the ways of all its uses meet first."""
-    gates: dict[Node, Node] = {}
-    depth = {adjoint.loss: 0}
-    for node in adjoint.backward_order:
-        users = [edge.user for edge in adjoint.uses.get(node, ()) if edge.user in depth]
-        if node is adjoint.loss or not users:
-            continue
-        gate = users[0]
-        for user in users[1:]:
-            while gate is not user:
-                if depth[gate] >= depth[user]:
-                    gate = gates[gate]
-                else:
-                    user = gates[user]
-        gates[node], depth[node] = gate, depth[gate] + 1
-    return gates
-
-
 def _made_of_parameters(adjoint: Adjoint) -> set[Node]:
     """Parameters, and what is computed from them and numbers alone, such as a transposed weight."""
     found: set[Node] = set()
@@ -283,12 +265,6 @@ def _merged(steps: Iterable[Term]) -> Iterator[Term]:
         held = step
     if held and held.decades:
         yield held
-
-
-def _place(node: Node) -> str:
-    """The layer a node belongs to, or else the operation and the user's line."""
-    where = node.origins[0].where() if node.origins else ""
-    return node.layer or f"{node.name} {where}".strip()
 
 
 def _is_product(node: Node) -> bool:
