@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import chainrule as cr
 from chainrule import nn
@@ -254,3 +256,72 @@ def test_what_has_no_ledger() -> None:
         cr.ledger(cr.sum(cr.asarray([1.0])))
     with pytest.raises(GradientError, match="plain"):
         cr.ledger(cr.compile(lambda: cr.sum(weight))())
+
+
+# -- any network ---------------------------------------------------------------------------------------------
+class Skip(nn.Module):
+    """Something added to what comes in, perhaps scaled."""
+
+    def __init__(self, inside: nn.Module, scale: float) -> None:
+        self.inside, self.scale = inside, scale
+
+    def forward(self, x: Any) -> cr.Tensor:
+        return x + self.scale * self.inside(x)
+
+
+class Gated(nn.Module):
+    """One branch times another."""
+
+    def __init__(self, width: int) -> None:
+        self.value, self.gate = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Any) -> cr.Tensor:
+        return self.value(x) * cr.sigmoid(self.gate(x))
+
+
+def layers(width: int) -> st.SearchStrategy[nn.Module]:
+    """Layers that keep the width, in and beside each other."""
+    made = st.sampled_from(
+        [
+            lambda: nn.Linear(width, width), lambda: nn.LayerNorm(width), lambda: Gated(width),
+            *(lambda kind=kind: kind() for kind in ACTIVATIONS),
+        ]
+    )  # fmt: skip
+    single = made.map(lambda make: make())
+    return st.recursive(
+        single,
+        lambda inner: st.one_of(
+            st.lists(inner, min_size=1, max_size=4).map(lambda parts: nn.Sequential(*parts)),
+            st.builds(Skip, inner, st.sampled_from([1.0, 0.1, -1.0])),
+        ),
+        max_leaves=8,
+    )
+
+
+@given(st.integers(2, 6).flatmap(lambda width: st.tuples(st.just(width), layers(width))), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_any_network_adds_up(network: tuple[int, nn.Module], rows: int) -> None:
+    width, inside = network
+    model = nn.Sequential(nn.Linear(width, width), inside, nn.Linear(width, 1)).double()
+    loss = nn.MSELoss()(model(cr.asarray(numbers(rows, width))), cr.asarray(numbers(rows, 1, seed=1)))
+    found = cr.ledger(loss)
+    loss.backward()
+    gradients = {name: each.grad for name, each in model.named_parameters()}
+    for entry in found.entries:
+        gradient = gradients[entry.name]
+        assert gradient is not None
+        norm = float(np.linalg.norm(gradient.numpy()))
+        if norm == 0:
+            assert entry.total() == -math.inf
+            continue
+        assert entry.total() == pytest.approx(math.log10(norm), abs=1e-12)
+        for term in entry.terms:
+            shares = [each.share for each in term.shares]
+            slack = 1e-12 * (1 + sum(map(abs, shares)))  # of branches that nearly cancel
+            assert not shares or sum(shares) == pytest.approx(1, abs=slack)
+        index = np.unravel_index(np.abs(gradient.numpy()).argmax(), entry.shape)
+        opened = cr.explain(loss, entry.name, tuple(map(int, index)))
+        assert opened.value == pytest.approx(gradient.numpy()[index], rel=1e-12)
+        parts = math.fsum([*(part.value for part in opened.children), opened.remainder.value])
+        slack = 4 * (opened.remainder.count + 9) * np.finfo(float).eps * opened.magnitude
+        assert parts == pytest.approx(opened.value, abs=slack) or not opened.children
