@@ -248,6 +248,21 @@ def test_as_text() -> None:
         found["3.bias"]
 
 
+def test_parameters_without_a_path_or_a_derivative() -> None:
+    one, other, cut = (nn.Parameter(numbers(3)) for _ in range(3))
+    cut.name = "cut"
+    loss = cr.sum(one * numbers(3)) + cr.sum(other * cr.floor(cut))
+    found = cr.ledger(loss)
+    assert [each.name for each in found.entries] == ["parameter 0", "parameter 1", "cut"]
+    assert found["cut"].total() == found["cut"].log10_norm == -math.inf
+    assert cr.explain(loss, "parameter 0", (1,)).value == numbers(3)[1]
+    with pytest.raises(GradientError, match="no derivative flows from this loss to cut"):
+        cr.explain(loss, "cut", (0,))
+    alone = nn.Parameter(2.0)
+    assert cr.ledger(cr.sum(alone)).entries[0].total() == 0
+    assert cr.explain(cr.sum(alone), "parameter 0", ()).value == 1
+
+
 def test_what_has_no_ledger() -> None:
     weight = nn.Parameter(np.ones(3))
     with pytest.raises(GradientError, match="scalar"):

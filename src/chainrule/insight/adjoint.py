@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from chainrule.graph import ITEM, Array, Node
+from chainrule.errors import GradientError
+from chainrule.graph import ITEM, Array, Node, reachable
 from chainrule.ops import no_grad, ops
+from chainrule.origin import at_user_line
 from chainrule.reverse import ReverseWalk
+from chainrule.tensor import Parameter
 
 Cotangent = tuple[Array, ...]
 """One array; one for each output of a node that has several."""
@@ -59,6 +62,20 @@ class Adjoint:
     def backward_order(self) -> list[Node]:
         """Nodes that have a cotangent, users before what they use."""
         return sorted(self.cotangents, key=lambda node: -node.serial)
+
+
+def parameters_of(loss: Node) -> dict[str, Node]:
+    """The parameters on which a loss depends, by path; one without, or with another's, gets a number."""
+    found: dict[str, Node] = {}
+    for node in reachable([loss]):
+        if isinstance(node.cell, Parameter) and node.floating:
+            name = node.cell.name
+            found[f"{name or 'parameter'} {len(found)}" if not name or name in found else name] = node
+    if not found:
+        raise GradientError(
+            f"this loss depends on no parameter{at_user_line()}: wrap what is learned in cr.nn.Parameter(...)"
+        )
+    return found
 
 
 class _Keeping(ReverseWalk):

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.errors import GradientError
-from chainrule.graph import Array, Node, reachable
-from chainrule.insight.adjoint import Adjoint
+from chainrule.graph import Array, Node
+from chainrule.insight.adjoint import Adjoint, parameters_of
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.ops import ops
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
-from chainrule.tensor import Parameter, Tensor, asarray
+from chainrule.tensor import Tensor, asarray
 from chainrule.transform import jvp
 
 Index = tuple[int, ...]
@@ -208,7 +208,7 @@ def explain(loss: Tensor, parameter: str, index: Index, most: int = 5) -> Explan
     """
     node = loss.node
     check_backward(node, seeded=False)
-    leaves = {each.cell.name: each for each in reachable([node]) if isinstance(each.cell, Parameter)}
+    leaves = parameters_of(node)
     if parameter not in leaves:
         raise KeyError(f"this loss depends on no parameter {parameter!r}, but on {', '.join(leaves)}")
     leaf = leaves[parameter]
@@ -218,6 +218,8 @@ def explain(loss: Tensor, parameter: str, index: Index, most: int = 5) -> Explan
     if not fits:
         raise IndexError(f"{parameter} has shape {leaf.shape}: {index} is none of its elements")
     book = _Book(node, [leaf])
+    if leaf not in book.adjoint.cotangents:
+        raise GradientError(f"no derivative flows from this loss to {parameter}{at_user_line()}")
     return _State(book, leaf, tuple(index), 1.0).opened(f"{parameter}{list(index)}", most)
 
 

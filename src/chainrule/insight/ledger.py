@@ -20,12 +20,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from chainrule.errors import GradientError
 from chainrule.graph import Node, reachable
-from chainrule.insight.adjoint import Adjoint, Cotangent
+from chainrule.insight.adjoint import Adjoint, Cotangent, parameters_of
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.nest import multiplies
-from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
 from chainrule.tensor import Parameter, Tensor
 
@@ -143,13 +141,9 @@ def ledger(loss: Tensor) -> Ledger:
     """
     node = loss.node
     check_backward(node, seeded=False)
-    leaves = [each for each in reachable([node]) if isinstance(each.cell, Parameter) and each.floating]
-    if not leaves:
-        raise GradientError(
-            f"this loss depends on no parameter{at_user_line()}: wrap what is learned in cr.nn.Parameter(...)"
-        )
-    book = _Book(Adjoint(node, leaves))
-    return Ledger(float(node.value), tuple(book.entry(k, leaf) for k, leaf in enumerate(leaves)))
+    leaves = parameters_of(node)
+    book = _Book(Adjoint(node, list(leaves.values())))
+    return Ledger(float(node.value), tuple(book.entry(name, leaf) for name, leaf in leaves.items()))
 
 
 class _Book:
@@ -162,11 +156,12 @@ class _Book:
         self._decades = {node: _decades(cotangent) for node, cotangent in adjoint.cotangents.items()}
         self._steps: dict[Node, Term] = {}
 
-    def entry(self, number: int, leaf: Node) -> Entry:
+    def entry(self, name: str, leaf: Node) -> Entry:
         """The entry of one parameter."""
-        name = leaf.cell.name or f"parameter {number}"
+        if leaf is self._adjoint.loss:
+            return Entry(name, leaf.shape, 0.0, ())
         if leaf not in self._gates:
-            return Entry(name, leaf.shape, -math.inf, (Term("no path to the loss", -math.inf, ERROR),))
+            return Entry(name, leaf.shape, -math.inf, (Term("no derivative flows to it", -math.inf, ERROR),))
         way = [leaf]
         while way[-1] in self._gates:
             way.append(self._gates[way[-1]])
