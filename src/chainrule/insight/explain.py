@@ -19,6 +19,7 @@ from chainrule.errors import GradientError
 from chainrule.graph import Array, Node
 from chainrule.insight.adjoint import Adjoint, parameters_of
 from chainrule.insight.gates import gates_of, place_of
+from chainrule.insight.moment import moment_of
 from chainrule.ops import ops
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
@@ -188,7 +189,9 @@ _MOVES = frozenset(("permute_dims", "reshape", "broadcast_to", "identity", "add"
 """Operations that pass an element on as it is, not worth a line."""
 
 
-def explain(loss: Tensor, parameter: str, index: Index, most: int = 5) -> Explanation:
+def explain(
+    loss: Tensor, parameter: str, index: Index, most: int = 5, step: int | None = None
+) -> Explanation:
     """Open one element of a gradient into the parts that made it.
 
     loss       a scalar that was computed eagerly
@@ -206,7 +209,8 @@ def explain(loss: Tensor, parameter: str, index: Index, most: int = 5) -> Explan
     >>> [(each.label.split()[0], each.value) for each in found.children]
     [('matmul', 440.0), ('matmul', 42.0), ('matmul', 4.0)]
     """
-    node = loss.node
+    moment = moment_of(loss, step)
+    node = moment.loss.node
     check_backward(node, seeded=False)
     leaves = parameters_of(node)
     if parameter not in leaves:

@@ -23,6 +23,7 @@ import numpy as np
 from chainrule.graph import Node, reachable
 from chainrule.insight.adjoint import Adjoint, Cotangent, parameters_of
 from chainrule.insight.gates import gates_of, place_of
+from chainrule.insight.moment import moment_of
 from chainrule.nest import multiplies
 from chainrule.reverse import check_backward
 from chainrule.tensor import Parameter, Tensor
@@ -126,7 +127,7 @@ class Ledger:
         return "\n".join([f"loss {self.loss:.6g}; all in decades, log10:", *rows])
 
 
-def ledger(loss: Tensor) -> Ledger:
+def ledger(loss: Tensor, step: int | None = None) -> Ledger:
     """Why every gradient is as large as it is: log10 of its norm as an exact sum, layer by layer.
 
     loss  a scalar that was computed eagerly from a model's parameters
@@ -139,7 +140,7 @@ def ledger(loss: Tensor) -> Ledger:
     >>> round(10 ** found.entries[0].log10_norm, 3)  # the norm of [10, 10]
     14.142
     """
-    node = loss.node
+    node = moment_of(loss, step).loss.node
     check_backward(node, seeded=False)
     leaves = parameters_of(node)
     book = _Book(Adjoint(node, list(leaves.values())))
