@@ -116,17 +116,7 @@ class Trainer:
     # -- the step as a program ---------------------------------------------------------------------------
     def step(self, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """One step on Tensors: assigns every cell; returns loss, gradient norm and telemetry, to be noted."""
-        key = random.fold_in(random.fold_in(random.key(self.seed), _LAYERS), self.count)
-
-        def objective(model: Module) -> Tensor:
-            outputs = model(inputs)
-            result: Tensor = (
-                self.loss(outputs, targets) if weights is None else self.loss(outputs, targets, weights)
-            )
-            return result
-
-        with random.stream(key):
-            value, by_path = value_and_grad(objective)(self.model)
+        value, by_path = value_and_grad(lambda _: self.loss_of(inputs, targets, weights))(self.model)
         gradients = unclipped = {path: by_path[path] for path in self.parameters}
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
@@ -146,6 +136,13 @@ class Trainer:
             cell.assign(leaf)
         self.count.assign(ops.add(self.count, 1))
         return {"loss": value, "gradient_norm": norm, "telemetry": told}
+
+    def loss_of(self, inputs: Any, targets: Any, weights: Any = None) -> Any:
+        """The loss of a batch as the next step computes it: layers draw what they will draw then."""
+        key = random.fold_in(random.fold_in(random.key(self.seed), _LAYERS), self.count)
+        wanted = (targets,) if weights is None else (targets, weights)
+        with random.stream(key):
+            return self.loss(self.model(inputs), *wanted)
 
     def program(self, data: Any, rows: int | None = None) -> Program:
         """The traced step for batches of `rows` rows (default: the batch size); its graph can be printed."""
