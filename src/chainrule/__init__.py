@@ -36,6 +36,7 @@ _HOMES = {
     "full_like": "creation",
     "explain": "insight.explain",
     "ledger": "insight.ledger",
+    "steps": "insight.steps",
     "Trainer": "train",
     "fit": "train",
     "Recipe": "recipe",

@@ -40,7 +40,7 @@ def evaluated(loss: Node, start: Node, value: Array) -> dict[Node, Value]:
     values: dict[Node, Value] = {start: value}
     for node in _after(loss, start, values):
         assert node.primitive is not None
-        operands = [values[each] if each in values else each.value for each in node.operands]
+        operands = [values.get(each, each.value) for each in node.operands]
         try:
             found = node.primitive.meaning(np, *operands, **node.attributes)
         except IndexError as error:
