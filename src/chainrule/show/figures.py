@@ -113,6 +113,15 @@ def printable(text: object) -> str:
     return "".join(each if each.isprintable() else "�" for each in str(text))
 
 
+def clipped(text: str, most: int = 120) -> str:
+    """A name or a reason, cut off where it is longer than anybody reads.
+
+    >>> clipped("a long name", 6)
+    'a lon…'
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def listed(names: Sequence[str], limit: int = 6) -> str:
     """Names in a row, cut short after `limit`.
 
