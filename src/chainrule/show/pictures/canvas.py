@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from chainrule.show.figures import printable
 from chainrule.show.html import Html, element, joined
 
-INK, MUTED, RULE, ACCENT, SECOND, GOOD = (
-    f"var(--{name})" for name in ("ink", "muted", "rule", "accent", "second", "good")
+INK, MUTED, RULE, ACCENT, SECOND, GOOD, SHRINK, GROW = (
+    f"var(--{name})" for name in ("ink", "muted", "rule", "accent", "second", "good", "shrink", "grow")
 )
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Names of columns, those of numbers begin with ">", and the rows under them."""

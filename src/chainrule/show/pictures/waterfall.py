@@ -238,6 +238,7 @@ def svg(waterfall: Waterfall) -> Html:
         words(0, 14, title(waterfall), canvas.INK, 14),
         _legend(waterfall),
         _axis(scale, tops[-1]),
+        words(_WIDTH, _TOP - 7, "decades", anchor="end"),
         *_bars(rows, scale, tops),
         _diamonds(waterfall, rows, scale, tops),
         *(_labels(waterfall.steps, row, y + pitch / 2 + 4) for row, y in zip(rows, tops, strict=False)),
@@ -306,7 +307,13 @@ def _labels(steps: Sequence[Step], row: _Row, y: float) -> Html:
         "g",
         element("title", printable(f"{name}: {signed(row.decades)} decades, leaving {left}")),
         words(0, y, shortened(row.label, 33)),
-        words(_WIDTH, y, signed(row.decades), anchor="end"),
+        words(
+            _WIDTH,
+            y,
+            signed(row.decades),
+            canvas.INK if row.decades == -math.inf else canvas.MUTED,
+            anchor="end",
+        ),
     )
 
 
