@@ -32,6 +32,8 @@ from chainrule.creation import zeros as zeros
 from chainrule.creation import zeros_like as zeros_like
 from chainrule.insight.explain import explain as explain
 from chainrule.insight.ledger import ledger as ledger
+from chainrule.insight.sensitivity import sensitivity as sensitivity
+from chainrule.insight.sensitivity import what_if as what_if
 from chainrule.insight.steps import steps as steps
 from chainrule.loops import scan as scan
 from chainrule.ops import no_grad as no_grad

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from chainrule.insight.steps import Step, Steps, place_of
 from chainrule.show.html import Html, element, heads, joined, number
 
+_WIDTH = 80  # characters of a formula on one line
 _STYLE = Html(
     "<style>.chainrule-steps table{border-collapse:collapse}"
     ".chainrule-steps caption{text-align:left;font-weight:bold;padding:.5em 0}"
@@ -35,8 +36,12 @@ def _table(title: str, steps: Sequence[Step]) -> Html:
 
 def _row(step: Step) -> Html:
     first, *others = step.formula.split(" = ")
-    lines = [first, *(f" = {each}" for each in others)]
-    formula = joined((element("code", each) for each in lines), "<br>" if len(step.formula) > 80 else "")
+    lines = [f"{first} = {others[0]}", *(f"  = {each}" for each in others[1:])]
+    formula = joined(map(_code, lines if len(step.formula) > _WIDTH else [step.formula]), "<br>")
     where = element("small", place_of(step))
     cells = (element("td", step.operation), element("td", formula), element("td", where))
     return element("tr", number(str(step.number)), *cells)
+
+
+def _code(text: str) -> Html:
+    return element("code", text)
