@@ -125,7 +125,16 @@ def power(exponent: int) -> str:
     >>> power(-12), power(0), power(1)
     ('10⁻¹²', '1', '10')
     """
-    return {0: "1", 1: "10"}.get(exponent, f"10{str(exponent).translate(_SUPERSCRIPTS)}")
+    return {0: "1", 1: "10"}.get(exponent, f"10{superscript(exponent)}")
+
+
+def superscript(exponent: int) -> str:
+    """A whole number as an exponent is written.
+
+    >>> superscript(-3)
+    '⁻³'
+    """
+    return str(exponent).translate(_SUPERSCRIPTS)
 
 
 def size_of(decades: float) -> str:

@@ -110,6 +110,6 @@ def groups(count: int, most: int, even: bool = False) -> list[slice]:
     >>> groups(5, 3)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    size = -(-count // most)
+    size = max(1, -(-count // most))
     size += even and size > 1 and size % 2
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
