@@ -7,6 +7,7 @@ runs/
     preprocessing.json          the fitted preprocessing, in readable form
     history.jsonl               one line per epoch
     checkpoint.safetensors      the state of training, while it is not finished
+    states/0.safetensors        the state before the first step and before a few others: to replay any
     weights.safetensors         the resulting parameters and buffers
     telemetry.safetensors       norms of every parameter over the steps, where they were asked for
     result.json                 what came of it
@@ -128,6 +129,28 @@ class RunFolder:
             return None
         return Checkpoint(*self.arrays("checkpoint.safetensors"))
 
+    # -- states to replay from -----------------------------------------------------------------------------
+    def write_state(self, step: int, state: Checkpoint) -> None:
+        """Keep the state before a step."""
+        self.write_arrays(self._state_name(step), state.arrays, state.progress)
+
+    def state(self, step: int) -> Checkpoint:
+        """The state before a step that is among `states`."""
+        return Checkpoint(*self.arrays(self._state_name(step)))
+
+    def drop_state(self, step: int) -> None:
+        """Keep the state before a step no longer."""
+        (self.path / self._state_name(step)).unlink(missing_ok=True)
+
+    def states(self) -> list[int]:
+        """The steps before which the state is kept, in order; none in runs of older versions."""
+        names = (path.stem for path in self.path.glob("states/*.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    @staticmethod
+    def _state_name(step: int) -> str:
+        return f"states/{step}.safetensors"
+
     # -- history -------------------------------------------------------------------------------------------
     def append_history(self, row: dict[str, Any]) -> None:
         """Add the line of one epoch."""
@@ -170,7 +193,7 @@ class RunFolder:
                 raise RunError(
                     f"run {self.path} is being trained by another process; wait for it, or stop it first"
                 ) from None
-            for left_behind in self.path.glob(f".*{atomic.STALE}"):
+            for left_behind in self.path.rglob(f".*{atomic.STALE}"):
                 left_behind.unlink(missing_ok=True)
             yield
 

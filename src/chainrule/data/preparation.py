@@ -38,7 +38,8 @@ class Prepared:
     """A table made ready: what is predicted, how rows were cut, what was fitted to the training rows, and
     the parts.
 
-    `transform` is there for a regression alone.
+    `transform` is there for a regression alone. `numbers` says which row of the source each row of `table`
+    is, counted from 0: rows without a target are left out.
     """
 
     table: Table
@@ -49,6 +50,7 @@ class Prepared:
     train: Part
     validation: Part
     test: Part
+    numbers: npt.NDArray[np.int64]
 
     def in_own_unit(self, predicted: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """A regression network's predictions, in the unit of the target column."""
@@ -80,7 +82,8 @@ def prepare(
     """
     whole = read_table(source, kinds=kinds)
     chosen = infer_task(whole, target, task)
-    table = whole.take(target_rows(whole, chosen)) if chosen.dropped else whole
+    numbers = target_rows(whole, chosen)
+    table = whole.take(numbers) if chosen.dropped else whole
     original = target_values(table, chosen)
     labels = None if chosen.kind == "regression" else original
     split = split_rows(table.rows, seed=seed, test=test, validation=validation, classes=labels)
@@ -95,4 +98,4 @@ def prepare(
         Part(rows, features.take(rows), given[rows], original[rows])
         for rows in (split.train, split.validation, split.test)
     )
-    return Prepared(table, chosen, split, preprocessor, transform, train, validated, tested)
+    return Prepared(table, chosen, split, preprocessor, transform, train, validated, tested, numbers)

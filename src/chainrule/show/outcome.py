@@ -81,7 +81,8 @@ def verdict(facts: Facts) -> str:
     """What came of the run in one or two sentences."""
     if not facts.finished:
         return _unfinished(facts)
-    if not facts.metrics and "metrics" in facts.result and facts.result["metrics"]:
+    unmeasured = not facts.metrics and facts.result.get("metrics")  # what older versions made of NaN
+    if "bad_step" in facts.result or unmeasured:
         return (
             f"Training failed: {facts.result.get('reason')}. Try a lower learning rate (--lr), or clip "
             "gradients (--set training.clip_norm=1)."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from chainrule.train import metrics, table
 from chainrule.train.callbacks import Callback
 from chainrule.train.loop import Loop
 from chainrule.train.losses import LOSSES, TASKS, class_weights, make_loss
-from chainrule.train.result import Run, finish, weights
+from chainrule.train.past import Rows, fingerprint
+from chainrule.train.result import Run, finish
 from chainrule.train.trainer import Trainer
 from chainrule.tree import flatten, unflatten
 
@@ -82,7 +82,7 @@ def fit(
     chosen = _optimizer(optimizer)
     training = Training(epochs, batch_size, clip_norm, early_stopping, restore_best, seed, backend)
     recipe = _recipe(model, (inputs, targets), name, class_weight, chosen, training, validation)
-    train, held_out = _split(inputs, targets, validation, seed)
+    train, held_out, rows = split_pair(inputs, targets, validation, seed)
     function = loss if callable(loss) else _named_loss(name, class_weight, train[1])
     folder = _folder(runs, resume, recipe, type(model).__name__)
     trainer = Trainer(
@@ -92,19 +92,24 @@ def fit(
     loop = Loop(
         trainer, train, epochs, validation=held_out, patience=early_stopping, restore_best=restore_best,
         plateau=chosen.plateau_watch(), callbacks=callbacks, folder=folder,
-        stamp={"recipe": recipe.hash(), "data": recipe.data.hash},
+        stamp={"recipe": recipe.hash(), "data": recipe.data.hash}, rows=rows,
     )  # fmt: skip
-    reason = table.run_loop(loop, folder)
+    if rows.numbers is None:  # else the training has rows of its own
+        loop.past.check = lambda: check_data((inputs, targets), recipe)
+    table.run_loop(loop, folder)
     model.eval()
-    result = _result(TASKS.get(name, ""), reason, loop, held_out)
+    result = _result(TASKS.get(name, ""), loop, held_out)
     if folder is not None:
         finish(folder, model, result, trainer.telemetry)
         storage.record(folder, "finished", result)
-    return Run(recipe, model, loop.history, result, trainer.predict, folder, telemetry=trainer.telemetry)
+    return Run(
+        recipe, model, loop.history, result, trainer.predict, folder, telemetry=trainer.telemetry,
+        past=loop.past,
+    )  # fmt: skip
 
 
-def _result(task: str, reason: str, loop: Loop, held_out: tuple[Any, Any] | None) -> dict[str, Any]:
-    result: dict[str, Any] = {"task": task, "reason": reason, "epochs": len(loop.history), "metrics": {}}
+def _result(task: str, loop: Loop, held_out: tuple[Any, Any] | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"task": task, **loop.outcome, "metrics": {}}
     if held_out is not None and task:
         measured = metrics.measure(task, held_out[1], loop.trainer.predict(held_out[0]))
         headline = metrics.HEADLINE[task]
@@ -168,13 +173,14 @@ def _optimizer(given: str | Mapping[str, Any] | optim.Optimizer | None) -> optim
     return optim.from_document(dict(given)) if isinstance(given, Mapping) else given
 
 
-def _split(
+def split_pair(
     inputs: Any, targets: Any, validation: Any, seed: int
-) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+) -> tuple[tuple[Any, Any], tuple[Any, Any] | None, Rows]:
+    """What is trained on, what is held out, and which rows the former are."""
     if validation is None or validation == 0:
-        return (inputs, targets), None
+        return (inputs, targets), None, Rows()
     if not isinstance(validation, float | int):
-        return (inputs, targets), _pair(validation)
+        return (inputs, targets), _pair(validation), Rows()
     leaves, structure = flatten((inputs, targets))
     rows = len(leaves[0])
     held = round(rows * float(validation))
@@ -184,9 +190,10 @@ def _split(
             "to train on"
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(rows)
-    train = unflatten(structure, [leaf[np.sort(order[held:])] for leaf in leaves])
+    numbers = np.sort(order[held:])
+    train = unflatten(structure, [leaf[numbers] for leaf in leaves])
     kept = unflatten(structure, [leaf[np.sort(order[:held])] for leaf in leaves])
-    return train, kept
+    return train, kept, Rows(numbers)
 
 
 def _recipe(
@@ -199,19 +206,13 @@ def _recipe(
     validation: Any,
 ) -> Recipe:
     kind = type(model)
-    try:
-        source = inspect.getsource(kind) + repr(model)
-    except (OSError, TypeError):
-        source = repr(model)  # defined interactively: the structure has to do
-    initial = hashlib.sha256(
-        b"".join(weights(model)[path].tobytes() for path in sorted(weights(model)))
-    ).hexdigest()
-    digest = hashlib.sha256((source + initial).encode()).hexdigest()[:16]
     share = float(validation) if isinstance(validation, float | int) else 0.0
     return Recipe(
         data=Data(hash=_hash(data)),
         split=Split(0.0, share, training.seed),
-        network=Network(hidden=(), model=f"{kind.__module__}.{kind.__qualname__}", source_hash=digest),
+        network=Network(
+            hidden=(), model=f"{kind.__module__}.{kind.__qualname__}", source_hash=fingerprint(model)
+        ),
         loss=Loss(
             loss or "python",
             class_weight=dict(class_weight) if isinstance(class_weight, Mapping) else class_weight or "none",
@@ -234,6 +235,16 @@ def _hash(data: Any) -> str:
         digest.update(f"{leaf.dtype}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_data(data: Any, recipe: Recipe) -> None:
+    """Raise unless these are the arrays that the run of a recipe was trained on."""
+    now = _hash(data)
+    if now != recipe.data.hash:
+        raise RunError(
+            f"the data have changed since the run was trained on them: their hash is {now}, then "
+            f"{recipe.data.hash}. A step can be replayed on the same arrays alone; restore them"
+        )
 
 
 def _folder(

@@ -20,6 +20,8 @@ import numpy as np
 from chainrule.errors import RunError
 from chainrule.run import Checkpoint, RunFolder
 from chainrule.train.callbacks import Callback, Progress
+from chainrule.train.past import EVERY, Past, Rows, fingerprint, modes_of, state_of
+from chainrule.train.states import States
 from chainrule.train.trainer import Trainer
 from chainrule.tree import unflatten
 
@@ -28,6 +30,8 @@ Data = tuple[Any, ...]
 SLICE_SECONDS = 0.2
 """How often listeners are told."""
 CHECKPOINT_SECONDS = 2.0
+STATE_SECONDS = 0.5
+"""How long between states that a replay may begin with, at least."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,6 +56,10 @@ class Loop:
     plateau           an optim plateau schedule: told the validation loss, it returns a learning-rate scale
     measure           more numbers about an epoch, given the validation outputs
     folder            where checkpoints and history go, None to keep nothing
+    rows              which of the user's rows `data` are
+
+    `past` are the steps it took; `bad_step` is the one whose loss or gradient was not finite, None while all
+    were. Training ends with it, with the weights from before it.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Loop:
         callbacks: Sequence[Callback] = (),
         folder: RunFolder | None = None,
         stamp: dict[str, Any] | None = None,
+        rows: Rows = EVERY,
     ) -> None:
         leaves, structure = trainer.leaves(data)  # cast here, not once per epoch
         self.trainer, self.data, self.epochs = trainer, unflatten(structure, leaves), epochs
@@ -80,15 +89,19 @@ class Loop:
         self.loss_sum, self.row_count = 0.0, 0
         self.best = Best()
         self.history: list[dict[str, Any]] = []
+        self.past = Past(trainer, self.data, States(folder, _facts(trainer, folder)), self.history, rows=rows)
         self.reason = ""
+        self.bad_step: int | None = None
         self._gradient_norm = float("nan")
         self._stop_asked = False
         self._saved_at = self._told_at = time.monotonic()
+        self._noted_at = -math.inf
         self._told_rows = 0
         self._step = 0
 
     def run(self) -> str:
         """Train to the end (from the checkpoint, if there is one) and return the reason for stopping."""
+        self._note_state()
         self._restore()
         for each in self.callbacks:
             each.on_start(self.trainer, self.epochs, self.per_epoch)
@@ -97,6 +110,7 @@ class Loop:
                 self._train_epoch()
                 self._finish_epoch()
         self.reason = self.reason or "all epochs"
+        self.past.steps = self._step_now() + (self.bad_step is not None)
         if self.restore_best and self.best.arrays:
             self.trainer.load_state({**self.trainer.state(), **self.best.arrays})
         self._checkpoint()
@@ -104,13 +118,23 @@ class Loop:
             each.on_end(self.reason)
         return self.reason
 
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """How it ended, for the result of a run."""
+        told = {"reason": self.reason, "epochs": len(self.history), "steps": self.past.steps}
+        return told if self.bad_step is None else {**told, "bad_step": self.bad_step}
+
     # -- one epoch -----------------------------------------------------------------------------------------
     def _train_epoch(self) -> None:
         """The steps that are left in this epoch; between slices there is time to tell, stop and save."""
         end = (self.epoch + 1) * self.per_epoch
         while (left := end - self._step_now()) > 0:
+            self._note_state()
             self._told_at, self._told_rows = time.monotonic(), 0
             self.trainer.run(self.data, left, on_slice=self._after_slice)
+            if self.bad_step is not None:
+                self.past.go_to(self.bad_step)  # the slice went on after it, for as long as time allowed
+                return
             if self._stop_asked:
                 self._interrupt()
             if self._checkpoint_is_due():
@@ -121,6 +145,11 @@ class Loop:
         return self._step
 
     def _after_slice(self, losses: Array, norms: Array, rows: Array) -> bool:
+        bad = ~np.isfinite(losses) | np.isnan(norms)
+        if bad.any():
+            first = int(np.argmax(bad))
+            self.bad_step = self._step + first
+            losses, norms, rows = losses[: first + 1], norms[: first + 1], rows[: first + 1]
         sums = np.cumsum(np.concatenate([[self.loss_sum], losses * rows]))  # one by one, however they are cut
         self.loss_sum = float(sums[-1])
         self.row_count += int(rows.sum())
@@ -130,7 +159,7 @@ class Loop:
         if time.monotonic() - self._told_at > SLICE_SECONDS:
             self._tell_slice(float(losses[-1]))
             self._told_at, self._told_rows = time.monotonic(), 0
-        return self._stop_asked or self._checkpoint_is_due()
+        return self._stop_asked or self.bad_step is not None or self._checkpoint_is_due()
 
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
@@ -148,8 +177,9 @@ class Loop:
             self.folder.append_history(row)
         self.loss_sum, self.row_count = 0.0, 0
         self.epoch += 1
-        if not math.isfinite(row["loss"]):
-            self.reason = f"the loss is not finite ({row['loss']}) in epoch {self.epoch}"
+        if self.bad_step is not None:
+            what = "gradient is not a number" if math.isfinite(row["loss"]) else "loss is not finite"
+            self.reason = f"the {what} in step {self.bad_step:,}, in epoch {self.epoch}"
         elif self.patience is not None and self.epoch - 1 - self.best.epoch >= self.patience:
             self.reason = "early stopping"
         progress = self._progress(row["loss"], row.get("validation_loss"), row)
@@ -222,6 +252,12 @@ class Loop:
             f"Go on with: chainrule train --resume {self.folder.path}"
         )
 
+    def _note_state(self) -> None:
+        """Now and then, for replays; what is kept changes nothing about the result."""
+        if time.monotonic() - self._noted_at >= STATE_SECONDS:
+            self.past.states.note(self._step_now(), state_of(self.trainer))
+            self._noted_at = time.monotonic()
+
     def _checkpoint(self) -> None:
         self._saved_at = time.monotonic()
         if self.folder is None:
@@ -235,6 +271,7 @@ class Loop:
             "best_value": self.best.value,
             "best_epoch": self.best.epoch,
             "reason": self.reason,
+            "bad_step": self.bad_step,
             "history": len(self.history),
             "plateau": None if self.plateau is None else self.plateau.state(),
         }
@@ -261,15 +298,24 @@ class Loop:
         self.trainer.telemetry.load_state(told)
         progress = saved.progress
         self.epoch, self.reason = progress["epoch"], progress["reason"]
+        self.bad_step = progress.get("bad_step")  # older versions did not say
         self.loss_sum, self.row_count = progress["loss_sum"], progress["row_count"]
         self._gradient_norm = progress["gradient_norm"]
         self.best = Best(progress["best_value"], progress["best_epoch"], kept)
         if self.plateau is not None and progress["plateau"] is not None:
             self.plateau.load_state(progress["plateau"])
         self.folder.cut_history(progress["history"])
-        self.history = self.folder.history()
+        self.history[:] = self.folder.history()
 
 
 def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
     """Those whose names begin with `prefix`, without it."""
     return {k.removeprefix(prefix): value for k, value in arrays.items() if k.startswith(prefix)}
+
+
+def _facts(trainer: Trainer, folder: RunFolder | None) -> dict[str, Any]:
+    """What a replay from a folder has to know besides the recipe."""
+    if folder is None:
+        return {}
+    modes = modes_of(trainer.model)
+    return {"training": modes, "telemetry": bool(trainer.telemetry), "loss": fingerprint(trainer.loss)}

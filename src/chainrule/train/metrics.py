@@ -81,5 +81,6 @@ def measure(task: str, targets: Array, outputs: Array) -> dict[str, float]:
     if not np.isfinite(outputs).all():
         return {}  # a network that gives no numbers has no error; the reason for stopping says what happened
     if task == "regression":
-        return regression(np.asarray(targets).reshape(-1), np.asarray(outputs).reshape(-1))
+        with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverged
+            return regression(np.asarray(targets).reshape(-1), np.asarray(outputs).reshape(-1))
     return classification(np.asarray(targets).reshape(-1).astype(np.int64), probabilities(outputs))

@@ -12,6 +12,7 @@ from chainrule.nn import Module
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train.metrics import LABELS
+from chainrule.train.past import Past
 from chainrule.train.telemetry import ParameterFacts, Telemetry
 
 Array = np.ndarray[Any, Any]
@@ -28,6 +29,7 @@ class Run:
     folder    where the run is kept, None if it was not saved
     prepared  for a table: what `chainrule.train.table.prepare` made of it (None for arrays)
     telemetry of every parameter at every step; empty unless `fit` was asked for it
+    past      the steps that it took, to be taken again; None for a run that was read from its folder
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Run:
         folder: RunFolder | None = None,
         prepared: Any = None,
         telemetry: Telemetry | None = None,
+        past: Past | None = None,
     ) -> None:
         self.recipe, self.model, self.history, self.result = recipe, model, history, result
-        self.folder, self.prepared = folder, prepared
+        self.folder, self.prepared, self.past = folder, prepared, past
         self.telemetry = Telemetry() if telemetry is None else telemetry
         self._predictor = predictor
 

@@ -28,6 +28,7 @@ from chainrule.train.callbacks import Callback
 from chainrule.train.loop import Interrupted, Loop
 from chainrule.train.losses import FITTING, class_weights, make_loss
 from chainrule.train.network import TableNetwork, build
+from chainrule.train.past import Rows
 from chainrule.train.result import Run, finish
 from chainrule.train.trainer import Trainer
 
@@ -135,7 +136,7 @@ def fit_table(
         )
     recipe = recipe.with_(data={"hash": table.data_hash})
     prepared = prepare(recipe, table)
-    trainer = _trainer(recipe, prepared)  # refuses wrong settings, before anything is written
+    trainer = trainer_of(recipe, prepared)  # refuses wrong settings, before anything is written
     folder = None if runs is None else storage.create(runs, recipe.data.target, recipe)
     if folder is not None:
         folder.write_document("preprocessing.json", fitted_document(prepared))
@@ -168,7 +169,7 @@ def resume(
         )
     prepared = prepare(recipe, table)
     folder.write_document("preprocessing.json", fitted_document(prepared))
-    return _train(recipe, prepared, _trainer(recipe, prepared), folder, callbacks, on_prepared)
+    return _train(recipe, prepared, trainer_of(recipe, prepared), folder, callbacks, on_prepared)
 
 
 def read_source(recipe: Recipe, data: Any = None) -> Table:
@@ -232,11 +233,12 @@ def _train(
         callbacks=callbacks,
         folder=folder,
         stamp={"recipe": recipe.hash(), "data": recipe.data.hash},
+        rows=Rows(prepared.made.numbers[prepared.parts["train"]], table=True),
     )
-    reason = run_loop(loop, folder)
+    run_loop(loop, folder)
     prepared.model.eval()
     prepared.model.settle(prepared.preprocessor.embedded)
-    result = _result(prepared, trainer, loop, reason)
+    result = _result(prepared, trainer, loop)
     if folder is not None:
         finish(folder, prepared.model, result)
         storage.record(folder, "finished", result)
@@ -248,23 +250,26 @@ def _train(
         _predictor(prepared.model, _Fitted.of(prepared)),
         folder,
         prepared,
+        past=loop.past,
     )
 
 
-def run_loop(loop: Loop, folder: RunFolder | None) -> str:
+def run_loop(loop: Loop, folder: RunFolder | None) -> None:
     """Run, with the folder locked and its state noted in the index."""
     if folder is None:
-        return loop.run()
+        loop.run()
+        return
     with folder.locked():
         storage.record(folder, "training")
         try:
-            return loop.run()
+            loop.run()
         except Interrupted:
             storage.record(folder, "interrupted")
             raise
 
 
-def _trainer(recipe: Recipe, prepared: Prepared) -> Trainer:
+def trainer_of(recipe: Recipe, prepared: Prepared) -> Trainer:
+    """The trainer a recipe describes, before its first step."""
     name = FITTING[prepared.task.kind] if recipe.loss.name == "auto" else recipe.loss.name
     weights = class_weights(recipe.loss.class_weight, prepared.targets["train"], list(prepared.task.classes))
     training = recipe.training
@@ -295,7 +300,7 @@ def with_total_steps(optimizer: Mapping[str, Any], steps: int) -> dict[str, Any]
     return document
 
 
-def _result(prepared: Prepared, trainer: Trainer, loop: Loop, reason: str) -> dict[str, Any]:
+def _result(prepared: Prepared, trainer: Trainer, loop: Loop) -> dict[str, Any]:
     measured: dict[str, dict[str, float]] = {}
     for part in ("validation", "test"):
         if len(prepared.parts[part]):
@@ -307,8 +312,7 @@ def _result(prepared: Prepared, trainer: Trainer, loop: Loop, reason: str) -> di
     return {
         "task": prepared.task.kind,
         "target": prepared.task.target,
-        "reason": reason,
-        "epochs": len(loop.history),
+        **loop.outcome,
         "best_epoch": loop.best.epoch + 1,
         "rows": {part: len(prepared.parts[part]) for part in PARTS},
         "metrics": measured,
