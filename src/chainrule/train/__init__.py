@@ -9,17 +9,33 @@ if TYPE_CHECKING:
     from chainrule.train.callbacks import Callback, Progress
     from chainrule.train.fitting import fit
     from chainrule.train.loop import Interrupted
+    from chainrule.train.past import Replayed
+    from chainrule.train.replaying import replay
     from chainrule.train.result import Run, load_telemetry
     from chainrule.train.table import load, resume
     from chainrule.train.trainer import Trainer
 
-__all__ = ["Callback", "Interrupted", "Progress", "Run", "Trainer", "fit", "load", "load_telemetry", "resume"]
+__all__ = [
+    "Callback",
+    "Interrupted",
+    "Progress",
+    "Replayed",
+    "Run",
+    "Trainer",
+    "fit",
+    "load",
+    "load_telemetry",
+    "replay",
+    "resume",
+]
 
 _HOMES = {
     "Callback": "callbacks",
     "Progress": "callbacks",
     "fit": "fitting",
     "Interrupted": "loop",
+    "replay": "replaying",
+    "Replayed": "past",
     "Run": "result",
     "load": "table",
     "load_telemetry": "result",

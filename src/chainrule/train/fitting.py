@@ -77,13 +77,13 @@ def fit(
     if not isinstance(model, Module):
         recipe = model if isinstance(model, Recipe) else Recipe.read(model)
         return table.fit_table(recipe, data=data, runs=runs, callbacks=callbacks)
-    inputs, targets = _pair(data)
+    inputs, targets = pair(data)
     name = _loss_name(loss, targets)
     chosen = _optimizer(optimizer)
     training = Training(epochs, batch_size, clip_norm, early_stopping, restore_best, seed, backend)
     recipe = _recipe(model, (inputs, targets), name, class_weight, chosen, training, validation)
     train, held_out, rows = split_pair(inputs, targets, validation, seed)
-    function = loss if callable(loss) else _named_loss(name, class_weight, train[1])
+    function = loss if callable(loss) else named_loss(name, class_weight, train[1])
     folder = _folder(runs, resume, recipe, type(model).__name__)
     trainer = Trainer(
         model, function, chosen, clip_norm=clip_norm, batch_size=batch_size, seed=seed, backend=backend,
@@ -128,7 +128,8 @@ def _loss_name(loss: str | Callable[..., Any] | None, targets: Any) -> str:
     return next((name for name, kind in LOSSES.items() if type(loss) is kind), "")
 
 
-def _pair(data: Any) -> tuple[Any, Any]:
+def pair(data: Any) -> tuple[Any, Any]:
+    """Inputs and targets as arrays with equally many rows, all of them finite; else `DataError`."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise DataError(
             "fit needs data=(inputs, targets): two arrays, or containers of arrays, with equally many rows"
@@ -158,7 +159,8 @@ def _arrays(value: Any) -> Any:
     )
 
 
-def _named_loss(name: str, asked: str | Mapping[Any, float] | None, targets: Any) -> Any:
+def named_loss(name: str, asked: str | Mapping[Any, float] | None, targets: Any) -> Any:
+    """The loss of that name, with class weights as they were asked for."""
     if asked is None or asked == "none":
         return make_loss(name)
     classes = [str(k) for k in range(int(np.max(targets)) + 1)]
@@ -180,7 +182,7 @@ def split_pair(
     if validation is None or validation == 0:
         return (inputs, targets), None, Rows()
     if not isinstance(validation, float | int):
-        return (inputs, targets), _pair(validation), Rows()
+        return (inputs, targets), pair(validation), Rows()
     leaves, structure = flatten((inputs, targets))
     rows = len(leaves[0])
     held = round(rows * float(validation))

@@ -242,16 +242,8 @@ def _train(
     if folder is not None:
         finish(folder, prepared.model, result)
         storage.record(folder, "finished", result)
-    return Run(
-        recipe,
-        prepared.model,
-        loop.history,
-        result,
-        _predictor(prepared.model, _Fitted.of(prepared)),
-        folder,
-        prepared,
-        past=loop.past,
-    )
+    predictor = _predictor(prepared.model, _Fitted.of(prepared))
+    return Run(recipe, prepared.model, loop.history, result, predictor, folder, prepared, past=loop.past)
 
 
 def run_loop(loop: Loop, folder: RunFolder | None) -> None:
@@ -268,8 +260,8 @@ def run_loop(loop: Loop, folder: RunFolder | None) -> None:
             raise
 
 
-def trainer_of(recipe: Recipe, prepared: Prepared) -> Trainer:
-    """The trainer a recipe describes, before its first step."""
+def trainer_of(recipe: Recipe, prepared: Prepared, **options: Any) -> Trainer:
+    """The trainer a recipe describes, before its first step; `options` are those that no recipe has."""
     name = FITTING[prepared.task.kind] if recipe.loss.name == "auto" else recipe.loss.name
     weights = class_weights(recipe.loss.class_weight, prepared.targets["train"], list(prepared.task.classes))
     training = recipe.training
@@ -286,6 +278,7 @@ def trainer_of(recipe: Recipe, prepared: Prepared) -> Trainer:
         batch_size=training.batch_size,
         seed=training.seed,
         backend=training.backend,
+        **options,
     )
 
 
