@@ -16,14 +16,18 @@ from chainrule.errors import DataError
 from chainrule.show.html import Html
 
 INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+GOOD, SHRINK, GROW = "#101112", "#131415", "#161718"
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     RULE: "var(--rule)",
     ACCENT: "var(--accent)",
     SECOND: "var(--second)",
+    GOOD: "var(--good)",
+    SHRINK: "var(--shrink)",
+    GROW: "var(--grow)",
 }
-_WIDTH = 640
+WIDTH = 640
 _MOST_POINTS = 400  # per curve; more cannot be told apart at this width
 _CONFIG = {
     "background": "transparent",
@@ -62,16 +66,16 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
     ends = [rows[0]["epoch"], max(2, rows[-1]["epoch"])]
     axis = alt.Axis(format="d", tickMinStep=1, tickCount=10, grid=False)
     across = alt.X("epoch:Q", title=None, scale=alt.Scale(domain=ends, nice=False), axis=axis)
-    panels = [_losses(rows, best_epoch, across).properties(width=_WIDTH, height=220)]
+    panels = [_losses(rows, best_epoch, across).properties(width=WIDTH, height=220)]
     norms = [{"epoch": each["epoch"], "norm": each["gradient_norm"]} for each in rows]
     norms = [each for each in norms if positive(each["norm"])]
     if norms:
-        upward = _upward("norm", "gradient norm", [each["norm"] for each in norms])
+        upward = vertical("norm", "gradient norm", [each["norm"] for each in norms])
         line = alt.Chart(alt.InlineData(norms)).mark_line(
             strokeWidth=1.5, color=ACCENT, interpolate="monotone"
         )
-        panels.append(line.encode(x=across.title("epoch"), y=upward).properties(width=_WIDTH, height=90))
-    return _drawn(
+        panels.append(line.encode(x=across.title("epoch"), y=upward).properties(width=WIDTH, height=90))
+    return drawn(
         "training",
         alt.vconcat(*panels, spacing=14),
         "Loss and gradient norm by epoch",
@@ -91,7 +95,7 @@ def _losses(rows: Sequence[Mapping[str, Any]], best_epoch: int | None, across: A
     ]
     parts = list(dict.fromkeys(each["part"] for each in points))
     scale = alt.Scale(domain=parts, range=[SECOND, ACCENT][: len(parts)])
-    upward = _upward("loss", "loss", [each["loss"] for each in points])
+    upward = vertical("loss", "loss", [each["loss"] for each in points])
     curves = alt.Chart(alt.InlineData(points)).mark_line(strokeWidth=2, interpolate="monotone")
     losses = curves.encode(x=across, y=upward, color=alt.Color("part:N", scale=scale, sort=parts))
     if not best_epoch:
@@ -142,7 +146,7 @@ def agreement_grid(agreement: Mapping[str, Any], target: str) -> Html:
     picture = (heat + line.encode(x=alt.X("x:Q"), y=alt.Y("y:Q"))).properties(width=480, height=480)
     near = sum(rows for i, j, rows in agreement["cells"] if abs(i - j) <= 1)
     total = sum(rows for _, _, rows in agreement["cells"])
-    return _drawn(
+    return drawn(
         "agreement",
         picture,
         f"Predicted against actual {target}",
@@ -166,7 +170,7 @@ def calibration(agreement: Mapping[str, Any]) -> Html:
     diagonal = alt.Chart(alt.InlineData(ends)).mark_line(color=INK, strokeWidth=1, strokeDash=[4, 4])
     picture = (diagonal.encode(x=across, y=up) + curve + dots).properties(width=400, height=400)
     worst = max(abs(each["predicted"] - each["observed"]) for each in agreement["bins"])
-    return _drawn(
+    return drawn(
         "calibration",
         picture,
         f"Calibration of the probability of {agreement['class']}",
@@ -182,12 +186,12 @@ def thinned(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, A
     return [rows[round(k * (len(rows) - 1) / (most - 1))] for k in range(most)]
 
 
-def _upward(field: str, title: str, numbers: Sequence[float]) -> Any:
-    """A vertical axis for positive numbers; logarithmic, with few lines, if they span a factor of 3."""
+def vertical(field: str, title: str, numbers: Sequence[float]) -> Any:
+    """A vertical axis; logarithmic, with few lines, for positive numbers that span a factor of 3."""
     import altair as alt
 
     low, high = min(numbers), max(numbers)
-    if high < 3 * low:
+    if high < 3 * low or low <= 0:
         scale = alt.Scale(zero=False, nice=True)
         return alt.Y(f"{field}:Q", scale=scale, axis=alt.Axis(tickCount=4, format="~g"), title=title)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
@@ -204,7 +208,7 @@ def positive(number: Any) -> bool:
     return isinstance(number, int | float) and 0 < number < float("inf")
 
 
-def _drawn(name: str, picture: Any, title: str, description: str) -> Html:
+def drawn(name: str, picture: Any, title: str, description: str) -> Html:
     """The chart as inline SVG with a name and description for those who cannot see it."""
     import vl_convert
 
@@ -215,8 +219,9 @@ def _drawn(name: str, picture: Any, title: str, description: str) -> Html:
         raise DataError(f"the chart '{title}' cannot be drawn: {error}") from None
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(f'"{colour}"', f'"{variable}"')
-    # Seven digits of a coordinate are a hundred times finer than a pixel needs, and half of the file.
-    svg = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
+    # Seven digits of a coordinate are a hundred times finer than a pixel needs, and half of the file. Texts,
+    # which stand between tags, keep theirs.
+    svg = re.sub(r"\d+\.\d{3,}(?=[^<>]*>)", lambda found: f"{float(found[0]):.2f}", svg)
     head = f'<svg class="chart" role="img" aria-labelledby="{name}-chart-title {name}-chart-description" '
     told = (
         f'<title id="{name}-chart-title">{escape(title)}</title>'

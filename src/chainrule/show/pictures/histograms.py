@@ -102,8 +102,7 @@ def title(histograms: Histograms) -> str:
 
 def described(histograms: Histograms) -> str:
     """The picture in a few sentences, for those who cannot see it."""
-    steps, bins = counted(len(histograms.steps), "step"), counted(len(histograms.exponents), "power")
-    told = f"A heat map of magnitudes over {steps} and {bins} of two."
+    told = f"A heat map of magnitudes over {counted(len(histograms.steps), 'step')}."
     for column in dict.fromkeys((0, len(histograms.steps) - 1)) if len(histograms.steps) else ():
         low, middle, high = (_quantile(histograms, column, share) for share in _QUANTILES)
         told += f" At step {histograms.steps[column]:,} {percent(float(histograms.zeros[column]))} are zero"
@@ -210,7 +209,7 @@ def text(histograms: Histograms, width: int = 100) -> str:
             *lines,
             f"{'zeros':>6}  {_shaded(zeros, 1.0)}",
             f"{'step':>6}  {first}{gap}{last}".rstrip(),
-            f"░▒▓█ up to {percent(most)} of the values in a cell; of zeros, up to all",
+            f"░▒▓█ up to {percent(most)} of the values in a cell, of zeros up to all",
         ]
     )
 
