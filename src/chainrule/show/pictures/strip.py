@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,19 @@ class Strip:
     decades: Array
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """What is known of layers at every step: `chainrule.train.telemetry.Telemetry`."""
+
+    @property
+    def steps(self) -> Array:
+        """(n,): counted from 0."""
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """What was seen of each layer, in the order in which they ran; `error_norm` (n,) among it."""
+
+
 def of_ledgers(ledgers: Mapping[int, Ledger], name: str | None = None) -> Strip:
     """The strip of several steps' ledgers, given by step: gains on the way back to a parameter.
 
@@ -55,6 +68,29 @@ def of_ledgers(ledgers: Mapping[int, Ledger], name: str | None = None) -> Strip:
     # A factor that changes nothing is not written in a ledger.
     decades = [[gain.get(row, 0.0) for gain in gains] for row in rows]
     return Strip(tuple(rows), tuple(sorted(ledgers)), np.array(decades).reshape(len(rows), len(gains)))
+
+
+def of_telemetry(telemetry: Watched) -> Strip:
+    """The strip of a training, from the norms of the errors at the outputs of its layers.
+
+    A row is a layer: the norm of the error that it hands back, over that of the error that came to it. Of the
+    first layer nothing is known behind it, so it has no row.
+
+    >>> from types import SimpleNamespace
+    >>> norms = {"0": [1e-3, 0.1], "1": [0.1, 1.0], "2": [1.0, 1.0]}
+    >>> layers = {name: SimpleNamespace(error_norm=np.array(each)) for name, each in norms.items()}
+    >>> found = of_telemetry(SimpleNamespace(steps=np.array([0, 1]), layers=layers))
+    >>> found.rows, found.decades.round(9).tolist()
+    (('2', '1'), [[-1.0, 0.0], [-2.0, -1.0]])
+    """
+    steps, names = tuple(int(step) for step in telemetry.steps), list(telemetry.layers)
+    norms = np.array([np.asarray(telemetry.layers[name].error_norm, np.float64) for name in names])
+    norms = norms.reshape(len(names), len(steps))
+    norms[~np.isfinite(norms)] = math.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(norms)
+        gains = logs[:-1] - logs[1:]  # behind a zero, -inf less -inf: undefined, as in the ledger
+    return Strip(tuple(reversed(names[1:])), steps, gains[::-1])
 
 
 def _gains(ledger: Ledger, name: str | None) -> dict[str, float]:
