@@ -6,9 +6,12 @@ sum of what comes back over the uses; these parts are kept apart, since shares a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from chainrule.errors import GradientError
 from chainrule.graph import ITEM, Array, Node, reachable
@@ -76,6 +79,23 @@ def parameters_of(loss: Node) -> dict[str, Node]:
             f"this loss depends on no parameter{at_user_line()}: wrap what is learned in cr.nn.Parameter(...)"
         )
     return found
+
+
+def flat(cotangent: Cotangent) -> Any:
+    """All numbers of a cotangent in one row, in float64."""
+    return np.concatenate([np.asarray(each, np.float64).ravel() for each in cotangent])
+
+
+def decades(cotangent: Cotangent) -> float:
+    """log10 of the Euclidean norm, without overflow; -inf for zeros, nan for what is not finite."""
+    sizes = np.abs(flat(cotangent))
+    largest = float(sizes.max(initial=0.0))
+    if largest == 0.0:
+        return -math.inf
+    if not math.isfinite(largest):
+        return math.nan
+    sizes /= largest
+    return math.log10(largest) + 0.5 * math.log10(float(np.vdot(sizes, sizes)))
 
 
 class _Keeping(ReverseWalk):

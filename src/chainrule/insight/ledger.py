@@ -14,19 +14,21 @@ cotangent came back over each branch. Shares are projections on the sum, so they
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from chainrule.graph import Node, reachable
-from chainrule.insight.adjoint import Adjoint, Cotangent, parameters_of
+from chainrule.graph import Node
+from chainrule.insight.adjoint import Adjoint, decades, flat, parameters_of
+from chainrule.insight.cause import Cause, causes_of
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.insight.moment import moment_of
-from chainrule.nest import multiplies
+from chainrule.insight.stages import is_product, made_of_parameters
 from chainrule.reverse import check_backward
-from chainrule.tensor import Parameter, Tensor
+from chainrule.tensor import Tensor
 
 ERROR, WEIGHT, ACTIVATION, BLOCK = "error at the loss", "weight gain", "activation gain", "block gain"
 USES, INPUT, ALIGNMENT = "uses together", "input norm", "alignment"
@@ -105,6 +107,17 @@ class Ledger:
 
     loss: float
     entries: tuple[Entry, ...]
+    _causes: Callable[[], tuple[Cause, ...]] = field(default=tuple, repr=False, compare=False)
+
+    @cached_property
+    def causes(self) -> tuple[Cause, ...]:
+        """What departs from what it should be, given what reaches it; the likeliest cause first."""
+        return self._causes()
+
+    @property
+    def cause(self) -> Cause | None:
+        """The likeliest cause, should this network not learn; None where nothing departs."""
+        return self.causes[0] if self.causes else None
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of a parameter, by its path."""
@@ -140,11 +153,14 @@ def ledger(loss: Tensor, step: int | None = None) -> Ledger:
     >>> round(10 ** found.entries[0].log10_norm, 3)  # the norm of [10, 10]
     14.142
     """
-    node = moment_of(loss, step).loss.node
+    moment = moment_of(loss, step)
+    node = moment.loss.node
     check_backward(node, seeded=False)
     leaves = parameters_of(node)
-    book = _Book(Adjoint(node, list(leaves.values())))
-    return Ledger(float(node.value), tuple(book.entry(name, leaf) for name, leaf in leaves.items()))
+    adjoint = Adjoint(node, list(leaves.values()))
+    book = _Book(adjoint)
+    entries = tuple(book.entry(name, leaf) for name, leaf in leaves.items())
+    return Ledger(float(node.value), entries, partial(causes_of, adjoint, moment.step))
 
 
 class _Book:
@@ -152,9 +168,9 @@ class _Book:
 
     def __init__(self, adjoint: Adjoint) -> None:
         self._adjoint = adjoint
-        self._of_parameters = _made_of_parameters(adjoint)
+        self._of_parameters = made_of_parameters(adjoint)
         self._gates = gates_of(adjoint)
-        self._decades = {node: _decades(cotangent) for node, cotangent in adjoint.cotangents.items()}
+        self._decades = {node: decades(cotangent) for node, cotangent in adjoint.cotangents.items()}
         self._steps: dict[Node, Term] = {}
 
     def entry(self, name: str, leaf: Node) -> Entry:
@@ -184,7 +200,7 @@ class _Book:
         if {each.label for each in shares} - {place, _DIRECTLY}:
             layers = [outer.layer, *(edge.user.layer for edge in uses)]
             return Term(f"{place} {BLOCK}", gain, BLOCK, next(filter(None, layers), ""), shares)
-        if len(uses) == 1 and uses[0].user is outer and _is_product(outer):
+        if len(uses) == 1 and uses[0].user is outer and is_product(outer):
             others = (each for each in outer.operands if each is not inner)
             kind = WEIGHT if any(each in self._of_parameters for each in others) else ACTIVATION
         return Term(f"{place} {kind}", gain, kind, outer.layer)
@@ -198,8 +214,8 @@ class _Book:
         if len(uses) > 1 or len(met) > 1:
             yield Term(f"{place} {USES}", ratio, USES, layer, self._shares(leaf))
             return
-        if met and _is_product(entrance):
-            norm = _decades((met[0].value,))
+        if met and is_product(entrance):
+            norm = decades((met[0].value,))
         else:  # a sum: as if it were multiplied with a column of ones
             norm = 0.5 * math.log10(max(1, entrance.size) / max(1, leaf.size))
         yield Term(f"{place} {INPUT}", norm, INPUT, layer)
@@ -210,7 +226,7 @@ class _Book:
         branches: dict[str, Any] = {}
         gate = self._gates[node]
         for edge in self._adjoint.uses[node]:
-            part = _flat(self._adjoint.parts[edge])
+            part = flat(self._adjoint.parts[edge])
             place = _DIRECTLY if edge.user is gate else place_of(edge.user)
             branches[place] = branches[place] + part if place in branches else part
         scale = max(float(np.abs(part).max(initial=0.0)) for part in branches.values()) or 1.0
@@ -220,27 +236,13 @@ class _Book:
             Share(
                 label,
                 float(np.vdot(part / scale, whole)) / square if square else math.nan,
-                _factor(_decades((part,)), self._decades[gate]),
+                _factor(decades((part,)), self._decades[gate]),
             )
             for label, part in branches.items()
         )
 
 
 # -- the way back --------------------------------------------------------------------------------------------
-def _made_of_parameters(adjoint: Adjoint) -> set[Node]:
-    """Parameters, and what is computed from them and numbers alone, such as a transposed weight."""
-    found: set[Node] = set()
-    for node in reachable([adjoint.loss]):
-        if node.primitive is None:
-            if isinstance(node.cell, Parameter):
-                found.add(node)
-        elif any(each in found for each in node.operands) and all(
-            each in found or (each.primitive is None and each.size == 1) for each in node.operands
-        ):
-            found.add(node)
-    return found
-
-
 def _from_the_loss(steps: Iterable[Term]) -> Iterator[Term]:
     """Steps from the loss on; the first ones, outside of all layers, are the error that it sends back."""
     outside = True
@@ -263,28 +265,7 @@ def _merged(steps: Iterable[Term]) -> Iterator[Term]:
         yield held
 
 
-def _is_product(node: Node) -> bool:
-    types = [each.type for each in node.operands]
-    return node.primitive is not None and multiplies(node.primitive, types, node.attributes)
-
-
 # -- decades -------------------------------------------------------------------------------------------------
-def _flat(cotangent: Cotangent) -> Any:
-    return np.concatenate([np.asarray(each, np.float64).ravel() for each in cotangent])
-
-
-def _decades(cotangent: Cotangent) -> float:
-    """log10 of the Euclidean norm, without overflow; -inf for zeros, nan for what is not finite."""
-    flat = np.abs(_flat(cotangent))
-    largest = float(flat.max(initial=0.0))
-    if largest == 0.0:
-        return -math.inf
-    if not math.isfinite(largest):
-        return math.nan
-    flat /= largest
-    return math.log10(largest) + 0.5 * math.log10(float(np.vdot(flat, flat)))
-
-
 def _factor(decades: float, before: float) -> float:
     """A factor from the norms after and before it; undefined behind a zero."""
     return math.nan if math.isinf(before) else decades - before
