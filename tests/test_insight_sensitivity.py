@@ -272,7 +272,7 @@ def test_as_text() -> None:
     ]
     assert str(cr.what_if(loss, x, 1, delta=0.5)).splitlines() == [
         "input[1] from 2 to 2.5 (+0.5)",
-        "stage   predicted  actual  gap",
-        "double          1       1    0",
+        "stage   predicted  actual   gap",
+        "double          1       1  0.0%",
         "loss from 20 to 29 (+9, predicted +8)",
     ]

@@ -109,7 +109,12 @@ class WhatIf:
     def __str__(self) -> str:
         head = f"{self.label} from {self.before:.6g} to {self.after:.6g} ({self.after - self.before:+.4g})"
         rows = [
-            (each.layer, _told(each.predicted_norm), f"{each.actual_norm:.4g}", _told(each.gap))
+            (
+                each.layer,
+                _told(each.predicted_norm),
+                f"{each.actual_norm:.4g}",
+                _share(each.gap, each.actual_norm),
+            )
             for each in self.stages
         ]
         table = _table(("stage", "predicted", "actual", "gap"), rows, "<>>>")
@@ -281,6 +286,11 @@ def _compared(before: Value, after: Value, tangent: Value | None) -> tuple[float
 
 def _told(number: float, sign: str = "") -> str:
     return "unknown" if math.isnan(number) else f"{number:{sign}.4g}"
+
+
+def _share(gap: float, actual: float) -> str:
+    """The gap beside what happened; unknown where nothing did, or nothing could be foreseen."""
+    return f"{gap / actual:.1%}" if actual and not math.isnan(gap) else "unknown" if gap else "0.0%"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> list[str]:
