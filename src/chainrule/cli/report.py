@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from chainrule.cli.options import DEFAULT_RUNS, Json, RunName, Runs, find_run, write_json
+from chainrule.show import inside
 from chainrule.show.facts import of_folder
 from chainrule.show.report import write
 
@@ -23,7 +24,8 @@ def report(
 ) -> None:
     """Write a run's report: one HTML file that opens offline and holds no row of the table."""
     folder = find_run(run, runs)
-    written = write(of_folder(folder), output if output is not None else folder / "report.html")
+    file = output if output is not None else folder / "report.html"
+    written = write(of_folder(folder), file, inside.of_folder(folder))
     if json:
         write_json({"run": str(folder), "report": str(written)})
     else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from chainrule.cli.options import write_json
 from chainrule.recipe import Recipe
+from chainrule.show import inside
 from chainrule.show import report as reports
 from chainrule.show.facts import of_run
 from chainrule.show.live import LiveDisplay
@@ -50,7 +51,10 @@ class Session:
         with nullcontext() if self.json else self.out.status("fitting simpler models to compare with"):
             comparison = comparison_of(run) if baselines else {}
         facts = of_run(run, comparison)
-        written = reports.write(facts, report, reference) if report is not None else None
+        written = None
+        if report is not None:
+            with nullcontext() if self.json else self.out.status("opening gradients for the report"):
+                written = reports.write(facts, report, inside.of_run(run), reference)
         if self.json:
             write_json(self._document(run, comparison, written))
             return

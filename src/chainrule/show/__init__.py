@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chainrule.show import facts, report
+from chainrule.show import facts, inside, report
+from chainrule.show.pictures.picture import Picture, curves, histograms, strip, waterfall
 from chainrule.train.comparison import comparison_of
 from chainrule.train.result import Run
 
-__all__ = ["write_report"]
+__all__ = ["Picture", "curves", "histograms", "strip", "waterfall", "write_report"]
 
 
 def write_report(run: Run | str | Path, path: str | Path) -> Path:
@@ -16,5 +17,6 @@ def write_report(run: Run | str | Path, path: str | Path) -> Path:
 
     A run in memory is compared with simpler models first, unless that was done before.
     """
-    told = facts.of_run(run, comparison_of(run)) if isinstance(run, Run) else facts.of_folder(run)
-    return report.write(told, path)
+    if isinstance(run, Run):
+        return report.write(facts.of_run(run, comparison_of(run)), path, inside.of_run(run))
+    return report.write(facts.of_folder(run), path, inside.of_folder(run))

@@ -17,7 +17,7 @@ from chainrule.nn import Module
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.show import network
-from chainrule.show.figures import unit_of
+from chainrule.show.figures import counted, unit_of
 from chainrule.train.comparison import DOCUMENT
 from chainrule.train.result import Run
 from chainrule.train.table import load
@@ -59,6 +59,14 @@ class Facts:
     def title(self) -> str:
         """What is predicted."""
         return self.recipe.data.target or self.recipe.network.model
+
+    @property
+    def heading(self) -> str:
+        """What the run is about: what is predicted, or which network was trained."""
+        if self.recipe.data.target:
+            return f"Predicting {self.recipe.data.target}"
+        kind = self.recipe.network.model.rpartition(".")[2]
+        return f"{kind} with {counted(network.total(self.layers), 'parameter')}"
 
     @property
     def part(self) -> str:

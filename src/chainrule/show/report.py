@@ -12,40 +12,47 @@ from pathlib import Path
 from typing import Any
 
 from chainrule import atomic
-from chainrule.show import outcome
+from chainrule.show import blame, outcome
 from chainrule.show.facts import Facts
 from chainrule.show.figures import count, full_label, metric
 from chainrule.show.html import Html, element
-from chainrule.show.sections import making, results
+from chainrule.show.inside import UNSEEN, Inside
+from chainrule.show.sections import gradients, health, making, results
 
 _STYLE = Path(__file__).with_name("report.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def write(facts: Facts, path: str | Path, reference: Mapping[str, Any] | None = None) -> Path:
+def write(
+    facts: Facts, path: str | Path, inside: Inside = UNSEEN, reference: Mapping[str, Any] | None = None
+) -> Path:
     """Write the report to `path`, replacing what was there; the path is returned.
 
-    `reference` holds committed figures of several models on several splits, to stand beside those of the run.
+    inside     what went on in the network, to be opened
+    reference  committed figures of several models on several splits, to stand beside those of the run
     """
     file = Path(path)
-    atomic.write_text(file, page(facts, reference))
+    atomic.write_text(file, page(facts, inside, reference))
     return file
 
 
-def page(facts: Facts, reference: Mapping[str, Any] | None = None) -> Html:
+def page(facts: Facts, inside: Inside = UNSEEN, reference: Mapping[str, Any] | None = None) -> Html:
     """The whole report as HTML."""
-    sections = [section for section in _sections(facts, reference) if section is not None]
+    sections = [section for section in _sections(facts, inside, reference) if section is not None]
     style = Html(_STYLE.read_text(encoding="utf-8"))
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"{facts.title}: a chainrule report"),
+        element("title", f"{facts.heading}: a chainrule report"),
         element("style", style),
     )
     body = element(
-        "body", _header(facts, sections), element("main", *(html for _, _, html in sections)), _footer(facts)
+        "body",
+        _header(facts, inside, sections),
+        element("main", *(html for _, _, html in sections)),
+        _footer(facts),
     )
     return Html(f"<!doctype html>\n{element('html', head, body, lang='en')}\n")
 
@@ -53,12 +60,16 @@ def page(facts: Facts, reference: Mapping[str, Any] | None = None) -> Html:
 _Section = tuple[str, str, Html]
 
 
-def _sections(facts: Facts, reference: Mapping[str, Any] | None) -> list[_Section | None]:
+def _sections(facts: Facts, inside: Inside, reference: Mapping[str, Any] | None) -> list[_Section | None]:
     return [
         _section("result", "Beside simpler models", *results.comparison(facts)),
         _section("splits", "On several splits", *results.several_splits(reference)),
         _section("agreement", "Prediction and truth", *results.agreement(facts)),
         _section("training", "Training", *making.training(facts)),
+        _section("ledger", "Where the gradient goes", *gradients.ledgers(inside)),
+        _section("flow", "Values and derivatives, layer by layer", *gradients.flows(inside)),
+        _section("opened", "Gradients, opened", *gradients.opened(inside)),
+        _section("health", "Layers over the steps", *health.layers(inside)),
         _section("network", "The network", *making.network(facts)),
         _section("columns", "Columns", *making.columns_of(facts)),
         _section("recipe", "Recipe", *making.recipe(facts)),
@@ -73,17 +84,23 @@ def _section(name: str, title: str, *contents: Html) -> _Section | None:
 
 
 # -- top and bottom ------------------------------------------------------------------------------------------
-def _header(facts: Facts, sections: Sequence[_Section]) -> Html:
+def _header(facts: Facts, inside: Inside, sections: Sequence[_Section]) -> Html:
     links = (element("li", element("a", title, href=f"#{name}")) for name, title, _ in sections)
     where = facts.path.name if facts.path is not None else "a run that was not saved"
     return element(
         "header",
         element("p", f"chainrule · {where}", class_="eyebrow"),
-        element("h1", f"Predicting {facts.title}"),
-        element("p", outcome.verdict(facts), class_="verdict"),
+        element("h1", facts.heading),
+        *(element("p", told, class_="verdict") for told in _verdict(facts, inside)),
         _key_figures(facts),
         element("nav", element("ul", *links), aria_label="Sections"),
     )
+
+
+def _verdict(facts: Facts, inside: Inside) -> list[str]:
+    """What came of it and whether it learned; then what stands in the way."""
+    learned, *blamed = blame.verdict(facts, inside) or [""]
+    return [f"{outcome.verdict(facts)} {learned}".strip(), *blamed]
 
 
 def _key_figures(facts: Facts) -> Html:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.nn import Module
+from chainrule.program import on_demand
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train.metrics import LABELS
@@ -63,6 +64,14 @@ class Run:
         measured = self.result.get("metrics", {})
         chosen: dict[str, float] = measured.get("test") or measured.get("validation") or {}
         return chosen
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write what came of the run, and why, as one HTML file that opens anywhere; its path is returned.
+
+        It holds figures, aggregates and numbers of rows, but no row of the data.
+        """
+        written: Path = on_demand("show").write_report(self, path)
+        return written
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in self.metrics.items())

@@ -1,0 +1,112 @@
+"""What went on inside a network while it learned: steps of its run, opened, and what every step noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from chainrule.errors import ChainruleError
+from chainrule.insight.adjoint import Adjoint, parameters_of
+from chainrule.insight.explain import explain
+from chainrule.insight.ledger import Ledger, ledger
+from chainrule.run import RunFolder
+from chainrule.show.pictures import dataflow, tree
+from chainrule.show.pictures.flow import Dataflow
+from chainrule.show.pictures.tree import Branch
+from chainrule.train.past import Replayed
+from chainrule.train.replaying import past_of
+from chainrule.train.result import Run, load_telemetry
+from chainrule.train.telemetry import Telemetry
+
+_LARGE = 1_000_000
+"""Parameters; in a network of more, fewer numbers are opened, as each may take a good part of a second."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One step of a run, taken again and opened.
+
+    step    counted from 0
+    ledger  why every gradient is as large as it is
+    flow    values forward and derivatives backward, layer by layer
+    opened  the largest elements of the gradients of the first and the last weight, where they were asked for
+    """
+
+    step: int
+    ledger: Ledger
+    flow: Dataflow
+    opened: tuple[Branch, ...]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What can be told of a run beyond its result.
+
+    looks      at the first and the last step; none where the run cannot be replayed
+    missing    why it cannot, "" if it can
+    telemetry  of every step, empty where none was noted
+    kinds      of layers by path, such as {"0": "Linear"}, as far as they are known
+    """
+
+    looks: tuple[Look, ...] = ()
+    missing: str = ""
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+
+UNSEEN = Inside()
+
+
+def of_run(run: Run) -> Inside:
+    """The inside of a run in memory."""
+    kinds = {path: type(module).__name__ for path, module in run.model.named_modules() if path}
+    return _inside(run, run.telemetry, kinds)
+
+
+def of_folder(path: str | Path) -> Inside:
+    """The inside of a run on disk, whose data are read again from where they came."""
+    folder = RunFolder(path)
+    if not folder.has("result.json"):
+        return Inside(missing="The run is not finished.")
+    telemetry = load_telemetry(path) if folder.has("telemetry.safetensors") else Telemetry()
+    return _inside(path, telemetry, {})
+
+
+def _inside(given: Run | str | Path, telemetry: Telemetry, kinds: Mapping[str, str]) -> Inside:
+    try:
+        looks = tuple(_looks(given, kinds))
+    except ChainruleError as reason:
+        return Inside((), str(reason), telemetry, kinds)
+    return Inside(looks, "", telemetry, kinds)
+
+
+def _looks(given: Run | str | Path, kinds: Mapping[str, str]) -> Iterator[Look]:
+    past = past_of(given)
+    if past.steps > 1:
+        yield look(past.replay(0), kinds, opened=False)
+    yield look(past.replay(-1), kinds)
+
+
+def look(step: Replayed, kinds: Mapping[str, str], opened: bool = True) -> Look:
+    """A step of a run; with its largest numbers opened, if asked for."""
+    trees = tuple(_telling(step)) if opened else ()
+    return Look(step.step, ledger(step), dataflow.of_loss(step.loss, kinds), trees)
+
+
+def _telling(step: Replayed) -> Iterator[Branch]:
+    """The trees of the largest elements in the gradients of the first and of the last weight."""
+    parameters = parameters_of(step.loss.node)
+    weights = [name for name, leaf in parameters.items() if leaf.ndim > 1] or list(parameters)
+    ends = list(dict.fromkeys([weights[0], weights[-1]]))
+    adjoint = Adjoint(step.loss.node, [parameters[name] for name in ends])
+    size = sum(leaf.size for leaf in parameters.values())
+    opened = (3, 2, 1) if size <= _LARGE else (2, 1)
+    for name in ends:
+        (gradient,) = adjoint.cotangents.get(parameters[name], (None,))
+        if gradient is None or not np.isfinite(gradient).all() or not gradient.any():
+            continue  # nothing flows, or nothing can be told: the ledger says which
+        index = tuple(map(int, np.unravel_index(np.abs(gradient).argmax(), gradient.shape)))
+        yield tree.of_explanation(explain(step, name, index, most=4), opened)
