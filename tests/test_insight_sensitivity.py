@@ -232,6 +232,17 @@ def test_what_is_given_stays_as_it_was() -> None:
     assert (model[0].weight.numpy() == before).all()
 
 
+def test_a_step_of_a_run() -> None:
+    x = numbers(40, 2)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    before = model[0].weight.numpy().copy()
+    run = cr.fit(model, (x, x[:, :1] * x[:, 1:]), epochs=1, batch_size=10, backend="numpy")
+    found = cr.what_if(run, "0.weight", (1, 0), to=0.0, step=0)
+    assert found.before == before[1, 0]
+    assert [each.layer for each in found.stages] == ["0", "1", "2"]
+    assert found.loss_after == pytest.approx(found.loss_predicted, rel=0.5)
+
+
 def test_empty_values_pass() -> None:
     x, w = cr.asarray(np.zeros((0, 2))), nn.Parameter(np.ones(2))
     with cr.scope("empty"):
@@ -276,3 +287,8 @@ def test_as_text() -> None:
         "double          1       1  0.0%",
         "loss from 20 to 29 (+9, predicted +8)",
     ]
+    with cr.scope("<b>"):
+        z = y * 2.0
+    for found in (cr.sensitivity(cr.sum(z), x, 1), cr.what_if(cr.sum(z), x, 1, delta=0.5)):
+        assert found._repr_html_().startswith("<pre>input[1]")
+        assert "&lt;b&gt;" in found._repr_html_()

@@ -49,9 +49,8 @@ def value_named(loss: Node, named: str | Tensor) -> tuple[str, Node]:
     if isinstance(named, Tensor):
         if named.node not in reachable([loss]):
             raise KeyError(f"this loss was not computed from this Tensor{at_user_line()}")
-        return next(
-            (name for name, node in leaves_of(loss).items() if node is named.node), "value"
-        ), named.node
+        names = {node: name for name, node in leaves_of(loss).items()}
+        return names.get(named.node, "value"), named.node
     known = outputs_of(loss) | leaves_of(loss)
     if named in known:
         return named, known[named]

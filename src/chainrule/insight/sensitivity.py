@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from chainrule.errors import DTypeError, GradientError
 from chainrule.graph import Array, Node
 from chainrule.insight.forward import Value, evaluated, moved
 from chainrule.insight.gates import place_of
-from chainrule.insight.moment import moment_of
+from chainrule.insight.moment import Given, moment_of
 from chainrule.insight.named import Index, place_in, value_named
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
@@ -66,6 +67,10 @@ class Sensitivity:
         ]
         table = _table(("stage", "moves by", "in"), rows, "<><")
         return "\n".join([*head, *table, f"{LOSS} {self.loss:+.6g}"])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is printed elsewhere."""
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 class Stage(NamedTuple):
@@ -124,16 +129,21 @@ class WhatIf:
         held = [f"held as they were: numbers without a derivative in {', '.join(self.held)}"]
         return "\n".join([head, *table, f"{loss} ({change})", *(held if self.held else [])])
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what is printed elsewhere."""
+        return f"<pre>{escape(str(self))}</pre>"
+
 
 def sensitivity(
-    loss: Tensor, name: str | Tensor, index: int | Index = (), step: int | None = None
+    loss: Given, name: str | Tensor, index: int | Index = (), step: int | None = None
 ) -> Sensitivity:
     """How a small change of one number moves every later stage, and the loss, by the chain rule.
 
-    loss   a scalar that was computed eagerly
+    loss   a scalar that was computed eagerly, or a run or its folder: then the loss of one of its steps
     name   a parameter by its path, an input ("input", "input 1", … in the order in which they were made), a
            layer by its path, which means its output; or a Tensor that the loss was computed from
     index  which element of it
+    step   of a run, counted from 0; the last one where none is named
 
     Raises GradientError for integers, which have no derivative: see `what_if`.
 
@@ -159,7 +169,7 @@ def sensitivity(
 
 
 def what_if(
-    loss: Tensor,
+    loss: Given,
     name: str | Tensor,
     index: int | Index = (),
     *,
@@ -169,12 +179,14 @@ def what_if(
 ) -> WhatIf:
     """Change one number, compute everything behind it again, and compare with what the chain rule foresees.
 
-    loss   a scalar that was computed eagerly; it, and all it was computed from, stay as they are
+    loss   a scalar that was computed eagerly, or a run or its folder: then the loss of one of its steps. It,
+           and all it was computed from, stay as they are
     name   a parameter by its path, an input ("input", "input 1", … in the order in which they were made), a
            layer by its path, which means its output; or a Tensor that the loss was computed from
     index  which element of it
     delta  how much is added to the number; or
     to     what it becomes
+    step   of a run, counted from 0; the last one where none is named
 
     The recorded operations are computed again, in the precision that they have. Random numbers stay the same.
 
@@ -204,7 +216,7 @@ def what_if(
 
 # -- what is changed -----------------------------------------------------------------------------------------
 def _chosen(
-    loss: Tensor, name: str | Tensor, index: int | Index, step: int | None
+    loss: Given, name: str | Tensor, index: int | Index, step: int | None
 ) -> tuple[Node, str, Node, Index]:
     """The loss, the number's label, the value that it is in, and where."""
     node = moment_of(loss, step).loss.node
