@@ -85,10 +85,10 @@ $(VENV)/.check: $(VENV)/.test
 	@echo "setup: installing PyTorch (CPU), the oracle for networks and optimizers"
 	@$(PIP) '$(TORCH)+cpu' 2>/dev/null || $(PIP) '$(TORCH)' --index-url https://download.pytorch.org/whl/cpu
 	@echo "setup: installing JAX, the oracle for derivatives, and the linters"
-	@$(PIP) -e '.[test,dev,xla]'
+	@$(PIP) -e '.[test,dev,xla,browser]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.check
 	@echo "setup: installing the libraries to race against"
-	@$(PIP) -e '.[test,dev,xla,bench]'
+	@$(PIP) -e '.[test,dev,xla,browser,bench]'
 	@touch $@

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from chainrule.errors import DataError
+from chainrule.show.figures import printable
 from chainrule.show.html import Html
 
 INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
@@ -224,10 +225,11 @@ def drawn(name: str, picture: Any, title: str, description: str) -> Html:
     svg = re.sub(r"\d+\.\d{3,}(?=[^<>]*>)", lambda found: f"{float(found[0]):.2f}", svg)
     head = f'<svg class="chart" role="img" aria-labelledby="{name}-chart-title {name}-chart-description" '
     told = (
-        f'<title id="{name}-chart-title">{escape(title)}</title>'
-        f'<desc id="{name}-chart-description">{escape(description)}</desc>'
+        f'<title id="{name}-chart-title">{escape(printable(title))}</title>'
+        f'<desc id="{name}-chart-description">{escape(printable(description))}</desc>'
     )
     opening, _, rest = svg.partition(">")
+    rest = re.sub(r' (?:role|aria-[a-z]+)="[^"<>]*"(?=[^<>]*>)', "", rest)  # the whole is one image
     size = dict(re.findall(r'(width|height)="([\d.]+)"', opening))
     box = f'viewBox="0 0 {size["width"]} {size["height"]}" width="{size["width"]}" xmlns="http://www.w3.org/2000/svg"'
     return Html(f"{head}{box}>{told}{rest}")

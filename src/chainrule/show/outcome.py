@@ -109,8 +109,8 @@ def _own(facts: Facts) -> str:
         error = metric("rmse", facts.metrics["rmse"], facts.unit)
         distance = metric("mae", facts.metrics["mae"], facts.unit)
         return (
-            f"{where}, predictions of {facts.recipe.data.target or 'the target'} have a root mean squared error of "
-            f"{error}; their mean distance from the truth is {distance}."
+            f"{where}, predictions of {facts.recipe.data.target or 'the target'} have a root mean squared "
+            f"error of {error}; their mean distance from the truth is {distance}."
         )
     accuracy, log_loss = percent(facts.metrics["accuracy"]), metric("log_loss", facts.metrics["log_loss"])
     return f"{where}, the network names the right class in {accuracy}; its log loss is {log_loss}."
