@@ -316,7 +316,7 @@ class Trainer:
 
     def _outputs(self, leaves: Sequence[Array], structure: Structure, batch_size: int) -> Iterator[Array]:
         self._settle()
-        training = self.model.training
+        modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
             for start in range(0, len(leaves[0]), batch_size):
@@ -324,7 +324,8 @@ class Trainer:
                 program, execute = self._traced_forward(batch, structure)
                 yield execute(program.arrays(batch))[0]
         finally:
-            self.model.train(training)
+            for module, training in modes.items():
+                module.training = training
 
     def _traced_forward(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Executable]:
         key = (structure, tuple(type_of(each) for each in batch))
