@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import RunError
+from chainrule.graph import Node, reachable
 from chainrule.nn import Module
+from chainrule.origin import user_line
 from chainrule.tensor import Tensor, asarray
 from chainrule.train.feeding import batch_of, shuffled
 from chainrule.train.states import State, States
@@ -165,6 +167,7 @@ class Past:
         batch = unflatten(structure, batch_of(leaves, chosen))
         state = state_of(self.trainer)
         loss = self.trainer.loss_of(*unflatten(structure, map(asarray, batch_of(leaves, chosen))))
+        _forget_line(loss.node, user_line())
         rows = self.rows.of(chosen)
         return Replayed(step, loss, batch, rows, tuple(map(self.rows.name, rows.tolist())), state)
 
@@ -185,6 +188,15 @@ class Past:
             set_modes(trainer.model, modes)
             trainer.load_state(state)
             trainer.gradient_norm = norm
+
+
+def _forget_line(loss: Node, line: tuple[str, int]) -> None:
+    """Take the line that asks for a replay off the origins of what was replayed: it computes nothing."""
+    for node in reachable([loss]):
+        if any(origin[2:4] == line for origin in node.origins):
+            node.origins = tuple(
+                origin._replace(file="", line=0) if origin[2:4] == line else origin for origin in node.origins
+            )
 
 
 def modes_of(model: Module) -> dict[str, bool]:

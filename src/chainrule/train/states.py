@@ -57,7 +57,7 @@ class States:
     def before(self, step: int) -> tuple[int, State] | None:
         """The last state known that is not after `step`, and the step that it is before."""
         kept = [each for each in self.steps if each <= step]
-        if self._latest is not None and (not kept or kept[-1] <= self._latest[0] <= step):
+        if self._latest is not None and (kept or [-1])[-1] < self._latest[0] <= step:
             return self._latest
         return (kept[-1], self._read(kept[-1])) if kept else None
 
