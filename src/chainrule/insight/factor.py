@@ -1,0 +1,98 @@
+"""A local derivative as it is written on paper: the rule in the record, with the numbers of one element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from chainrule.graph import TRACKED, Node, constant, rebuilt
+from chainrule.insight.adjoint import Edge
+from chainrule.insight.formula import formula, number, pulled
+from chainrule.insight.labels import Element
+from chainrule.insight.spread import Moved, loop_of, points_that_read
+from chainrule.insight.stages import is_product
+from chainrule.nest import multiplied
+from chainrule.types import Type
+
+_LEGIBLE = 100  # characters of a formula; a longer one helps nobody
+
+
+def computed(node: Node, at: Sequence[int]) -> str:
+    """How an element of a node was computed: "tanh(0.83) = 0.6805"; "" where it was by more than numbers."""
+    if node.primitive is None or not node.primitive.elementwise:
+        return ""
+    alone = _alone(node, at)
+    names = {each: _numeral(number(each.value)) for each in alone.operands}
+    return f"{formula(alone, names)} = {number(alone.value)}"
+
+
+def written(edge: Edge, at: Sequence[int], derivative: float) -> str:
+    """The derivative of an element of a node by that of an operand: "tanh'(2) = 1 - tanh(2)**2 = 0.07065".
+
+    The element of the node is given by its index. "" where the rule says nothing that the number does not.
+    """
+    node, primitive = edge.user, edge.user.primitive
+    if primitive is None or not primitive.elementwise or primitive.meaning is multiplied:
+        return ""
+    alone = _alone(node, at)
+    text, result = _rule(alone, edge.operand), number(derivative)
+    if text == result or len(text) > _LEGIBLE:
+        return ""
+    head = [f"{primitive.name}'({number(alone.operands[0].value)})"] if len(alone.operands) == 1 else []
+    return " = ".join([*head, text, result])
+
+
+def beside(edge: Edge, before: Element, after: Element) -> list[Element]:
+    """What an element of an operand is multiplied with in one of a node; nothing if that is no product.
+
+    Nothing too if it is multiplied several times: then the derivative is a sum.
+    """
+    nest = loop_of(edge.user)
+    if nest is None or not is_product(edge.user):
+        return []
+    read = next(each for each in nest.reads if each.operand == edge.operand)
+    points = points_that_read(nest, read, Moved.element(*before).places)
+    here = [] if points is None else points.of_output(nest, edge.user.shape, after.place)
+    if len(here) != 1:
+        return []
+    (point,) = here
+    found = [each.element(point) for each in nest.reads if each is not read]
+    return [Element(edge.user.operands[operand], place) for operand, place in filter(None, found)]
+
+
+def _alone(node: Node, at: Sequence[int]) -> Node:
+    """An elementwise operation on the numbers of one element."""
+    loop = loop_of(node)
+    assert loop is not None
+    assert node.primitive is not None
+    arrays, place = tuple(each.value for each in node.operands), list(map(np.asarray, at))
+    values = [np.asarray(read.values(arrays, place)) for read in loop.reads]
+    leaves = tuple(Node(None, (), {}, Type((), each.dtype), each, (), TRACKED) for each in values)
+    value = node.primitive.meaning(np, *values, **node.attributes)
+    return Node(node.primitive, leaves, node.attributes, Type((), node.dtype), value)
+
+
+def _rule(alone: Node, operand: int) -> str:
+    """The rule for one operand with numbers in it."""
+    rule = pulled(alone, operand)
+    numbers = [_numeral(number(each.value)) for each in alone.operands]
+    names = dict(zip(rule.operands, numbers, strict=True))
+    names[rule.node] = _numeral(formula(rule.node, names))
+    return formula(_without(rule.part, rule.cotangent, constant(np.ones((), alone.dtype))), names)
+
+
+def _numeral(text: str) -> str:
+    """A name that other signs can stand beside."""
+    return f"({text})" if " " in text and not text.endswith(")") else text
+
+
+def _without(node: Node, cotangent: Node, one: Node) -> Node:
+    """A rule without the cotangent that it is linear in: what it is multiplied with."""
+    if node is cotangent:
+        return one
+    operands = [_without(each, cotangent, one) for each in node.operands]
+    if node.name == "multiply" and one in operands:
+        return operands[1 - operands.index(one)]
+    same = all(a is b for a, b in zip(operands, node.operands, strict=True))
+    return node if same else rebuilt(node, operands)

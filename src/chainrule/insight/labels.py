@@ -1,0 +1,96 @@
+"""What numbers are called: an element by its leaf, its layer or its operation, a row by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from chainrule.graph import Node
+from chainrule.insight.gates import place_of
+from chainrule.insight.spread import loop_of, moves
+from chainrule.insight.unrolled import Times
+from chainrule.nest import Place
+
+
+class Element(NamedTuple):
+    """One element of a value."""
+
+    node: Node
+    place: Place
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self.node.value[self.place])
+
+    @property
+    def computed(self) -> bool:
+        """Whether it was computed; what was given, or is learned, is not."""
+        return source(self).node.primitive is not None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names of everything behind a value.
+
+    leaves  parameters and inputs, by name
+    times   node → the steps of the loops around it
+    rows    what the rows of the batch are called; empty where nobody knows
+    """
+
+    leaves: Mapping[Node, str]
+    times: Mapping[Node, Times]
+    rows: Sequence[str]
+
+    def where(self, node: Node) -> str:
+        """The layer of a node, or else the operation and the user's line; with "@t" inside of a loop."""
+        return "@".join([place_of(node), *map(str, self.times.get(node, ()))])
+
+    def operation(self, node: Node) -> str:
+        """An operation, and where it is."""
+        return f"{node.name} in {self.where(node)}" if node.layer else self.where(node)
+
+    def element(self, at: Element) -> str:
+        """What an element is called; one of a constant that has no name is the number that it is."""
+        node, place = source(at)
+        name = self.leaves.get(node, "") if node.primitive is None else self.where(node)
+        if not name:
+            return f"{at.value:.4g}"
+        return f"{name}{list(place)}" if place else name
+
+    def row(self, at: Element) -> str:
+        """What the row of the batch is called that an element belongs to, "" where nobody knows."""
+        batch = len(self.rows) and at.node.ndim and at.node.shape[0] == len(self.rows)
+        return self.rows[at.place[0]] if batch else ""
+
+
+def source(at: Element) -> Element:
+    """The element itself, wherever it was laid out anew since it was made."""
+    while at.node.primitive is not None:
+        found = _pointed_to(at) if loop_of(at.node) is None else _laid_out(at) if moves(at.node) else []
+        if len(found) != 1:
+            break
+        ((operand, place),) = found
+        at = Element(at.node.operands[operand], place)
+    return at
+
+
+def _laid_out(at: Element) -> list[tuple[int, Place]]:
+    """(operand, place) of what an element was before."""
+    nest = loop_of(at.node)
+    assert nest is not None
+    (point,) = nest.points(at.place)
+    return [each for each in point if each is not None]
+
+
+def _pointed_to(at: Element) -> list[tuple[int, Place]]:
+    """(operand, place) of what the indices of a gather point to."""
+    node = at.node
+    if node.primitive is None or node.primitive.feeds is None or not isinstance(node.value, np.ndarray):
+        return []
+    feeding = node.primitive.feeds(at.place, *(each.value for each in node.operands), **node.attributes)
+    pairs = enumerate(zip(node.operands, feeding, strict=True))
+    return [(k, place) for k, (each, places) in pairs if each.floating for place in places]
