@@ -53,11 +53,16 @@ def blamed(inside: Inside) -> str:
     """What stands in the way of the gradient, and where; "" where nothing does, or nobody can tell."""
     for look in inside.looks:
         cause, flow = look.ledger.cause, flowing(look.ledger, inside.kinds)
-        likeliest = f"The likeliest cause: {cause.reason.rstrip('.')}." if cause is not None else ""
+        likeliest = f"The likeliest cause: {_inside_a_sentence(cause.reason)}." if cause is not None else ""
         if flow or likeliest:
             when = "Before training" if look.step == 0 else f"At step {look.step:,}"
             return f"{when}, {flow} {likeliest}" if flow else f"{likeliest} (That is {when.lower()}.)"
     return ""
+
+
+def _inside_a_sentence(reason: str) -> str:
+    words = reason.rstrip(".")
+    return words[:1].lower() + words[1:] if words[1:2].islower() else words
 
 
 # -- how the gradient fares on its way -----------------------------------------------------------------------

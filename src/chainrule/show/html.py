@@ -45,6 +45,12 @@ def table(caption: str, head: Html, body: Sequence[Html], wide: bool = False) ->
     return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
+def figure(picture: Html, name: str, caption: str = "") -> Html:
+    """A picture that scrolls by itself where the window is narrow, as a table does."""
+    frame = element("div", picture, class_="scroll", tabindex=0, role="region", aria_label=name)
+    return element("figure", frame, element("figcaption", caption) if caption else "")
+
+
 def heads(*names: str) -> Html:
     """A row of headers; a name that begins with ">" stands over numbers."""
     return element(

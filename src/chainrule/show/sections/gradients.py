@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from chainrule.insight.ledger import KINDS, Ledger
 from chainrule.show.figures import clipped
-from chainrule.show.html import Html, details, element, heads, joined, number, table
+from chainrule.show.html import Html, details, element, figure, heads, joined, number, table
 from chainrule.show.inside import Inside, Look
 from chainrule.show.pictures import canvas, dataflow, tree, waterfall
 from chainrule.show.pictures.canvas import signed
@@ -31,10 +31,10 @@ def _ledger(look: Look) -> Iterator[Html]:
     yield element("h3", when(look).capitalize())
     if look.ledger.cause is not None:
         reason = look.ledger.cause.reason.rstrip(".")
-        yield element("p", f"What departs most from what it should be, given what reaches it: {reason}.")
-    yield element("figure", waterfall.svg(falls), element("figcaption", waterfall.described(falls)))
+        yield element("p", f"{reason}. This departs most from what it should be, given what reaches it.")
     named = f"{waterfall.title(falls)}, {when(look)}"
-    yield details("The picture as numbers", picture_table(named, waterfall.table(falls)))
+    yield figure(waterfall.svg(falls), named, waterfall.described(falls))
+    yield details("The picture as numbers", picture_table(f"{named}, as numbers", waterfall.table(falls)))
     yield details("Every parameter", _entries(look))
 
 
@@ -77,9 +77,9 @@ def flows(inside: Inside) -> list[Html]:
 
 def _flow(look: Look) -> Iterator[Html]:
     caption = f"{when(look).capitalize()}. {dataflow.described(look.flow)}"
-    yield element("figure", dataflow.svg(look.flow), element("figcaption", caption))
     named = f"{dataflow.title(look.flow)}, {when(look)}"
-    yield details("The picture as numbers", picture_table(named, dataflow.table(look.flow)))
+    yield figure(dataflow.svg(look.flow), named, caption)
+    yield details("The picture as numbers", picture_table(f"{named}, as numbers", dataflow.table(look.flow)))
 
 
 def opened(inside: Inside) -> list[Html]:

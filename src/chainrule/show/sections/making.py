@@ -7,7 +7,7 @@ import shlex
 from chainrule.show import charts, columns
 from chainrule.show.facts import Facts
 from chainrule.show.figures import clipped, count, counted, value
-from chainrule.show.html import Html, details, element, heads, joined, number, table
+from chainrule.show.html import Html, details, element, figure, heads, joined, number, table
 from chainrule.show.network import total
 
 _MOST_EPOCHS = 60  # rows of the table under the curves
@@ -39,7 +39,7 @@ def training(facts: Facts) -> list[Html]:
     ]
     head = heads("epoch", *(f">{name.replace('_', ' ')}" for name in shown))
     drawable = any(charts.positive(row["loss"]) for row in facts.history)
-    curves = [element("figure", charts.training_curves(facts.history, best))] if drawable else []
+    curves = [figure(charts.training_curves(facts.history, best), "Curves")] if drawable else []
     return [
         element("p", f"{said}."),
         *curves,

@@ -8,7 +8,7 @@ from typing import Any
 from chainrule.show import charts, outcome
 from chainrule.show.facts import Facts
 from chainrule.show.figures import clipped, count, counted, full_label, label, metric, percent, value
-from chainrule.show.html import Html, details, element, heads, number, table
+from chainrule.show.html import Html, details, element, figure, heads, number, table
 
 
 def comparison(facts: Facts) -> list[Html]:
@@ -86,7 +86,7 @@ def agreement(facts: Facts) -> list[Html]:
             "The stronger a cell's colour, the more rows. On the dashed line, prediction and truth are equal."
         )
         return [
-            element("figure", charts.agreement_grid(found, facts.title), element("figcaption", said)),
+            figure(charts.agreement_grid(found, facts.title), "Predicted and actual", said),
             details("The picture as numbers", _grid_table(found, facts)),
         ]
     if found["kind"] == "calibration":
@@ -94,7 +94,7 @@ def agreement(facts: Facts) -> list[Html]:
             "Each point is a tenth of the rows. On the dashed line, probabilities come true as often as told."
         )
         return [
-            element("figure", charts.calibration(found), element("figcaption", said)),
+            figure(charts.calibration(found), "Calibration", said),
             details("The picture as numbers", _calibration_table(found)),
         ]
     return [_confusion_table(found)]
