@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,11 @@ DTYPES = {"float32": np.float32, "float64": np.float64}
 
 
 class Scope(dict[str, Any]):
-    """The names in formulas: values first, then functions on arrays."""
+    """The names in formulas: values first, then functions on arrays, or else what primitives mean."""
 
     def __missing__(self, name: str) -> Any:
+        if name in ("concat", "place"):  # in public a list of arrays, and no name
+            return partial(REGISTRY[name].meaning, np)
         if name not in REGISTRY:
             raise KeyError(name)
         return lambda *operands, **attributes: getattr(cr, name)(*operands, **attributes).numpy()
@@ -108,6 +111,18 @@ def test_a_matrix_product_has_the_rule_of_the_books() -> None:
     pieces = [step.formula.split(" = ")[:2] for step in found.backward[-2:]]
     assert pieces == [["dL/da", "dL/dz @ w.T"], ["dL/dw", "a.T @ dL/dz"]]
     assert found.backward[-1].formula.count("[[1], [1], [1]]") == 1
+
+
+def test_vectors_parts_and_pooling_compute_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formula, "DIGITS", 17)
+    leaves = {"W": cr.asarray(numbers(3, 2)), "x": cr.asarray(numbers(2, seed=1))}
+    scores = cr.exp(leaves["W"] @ leaves["x"])
+    scores = scores / cr.sum(scores)
+    found = cr.steps(scores[1] - cr.sum(cr.concat([scores[::2], leaves["x"]]) ** 2), names=leaves)
+    assert check_formulas(found, leaves) > 20
+    texts = [step.formula.split(" = ")[1] for step in found.forward]
+    assert "reshape(x, shape=(2, 1))" in texts
+    assert any(text.endswith("[0:3:2]") for text in texts)
 
 
 ARITHMETIC = {"x": 2.0, "y": -3.0, "z": 0.5}

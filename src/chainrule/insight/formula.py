@@ -14,6 +14,7 @@ import numpy as np
 from chainrule.graph import ITEM, Graph, Node, format_attribute, rebuilt
 from chainrule.reverse import walk
 from chainrule.trace import Trace
+from chainrule.types import Shape
 
 DIGITS = 4  # significant digits of a number in a formula
 WHOLE = 12  # an array of so many elements is shown whole
@@ -40,6 +41,8 @@ def formula(node: Node, names: Mapping[Node, str]) -> str:
 
     A name may be a number too: then these are the numbers substituted.
     """
+    if node.name == "reshape" and node not in names and node.operands[0] in names:
+        return _operation(node, [_written(each, names) for each in node.operands]).text
     return _written(node, names).text
 
 
@@ -106,6 +109,8 @@ def _written(node: Node, names: Mapping[Node, str]) -> _Text:
         return _named(number(node.value))
     if _turns(node):
         return _turned(node.operands[0], names)
+    if node.name == "reshape" and _long(node) == _long(node.operands[0]):
+        return _written(node.operands[0], names)  # what keeps or drops axes of length 1 on the way
     return _operation(node, [_written(each, names) for each in node.operands])
 
 
@@ -137,10 +142,8 @@ def _operation(node: Node, operands: list[_Text]) -> _Text:
         return _negative(first)
     if node.name == "square":
         return _infix("**", first, _Text("2"))
-    if node.name == "reshape" and _long(node.shape) == _long(node.operands[0].shape):
-        return first  # only axes of length 1 come or go
-    if node.name == ITEM:
-        return _Text(f"{first.text}[{node.attributes['index']}]")
+    if node.name in ("slice", ITEM):
+        return _Text(f"{_inside(first, _ATOM)}[{_range(**node.attributes)}]")
     return _Text(f"{node.name}({', '.join([*(each.text for each in operands), *_attributes(node)])})")
 
 
@@ -179,6 +182,12 @@ def _attributes(node: Node) -> list[str]:
     return written
 
 
-def _long(shape: tuple[int, ...]) -> list[int]:
+def _range(index: int = 0, start: Shape = (), stop: Shape = (), step: Shape = ()) -> str:
+    """What stands in the brackets of an item or a slice."""
+    pieces = [f"{a}:{b}" + (f":{c}" if c != 1 else "") for a, b, c in zip(start, stop, step, strict=True)]
+    return ", ".join(pieces) or str(index)
+
+
+def _long(node: Node) -> list[int]:
     """The lengths of the axes along which there is anything to order."""
-    return [extent for extent in shape if extent != 1]
+    return [extent for extent in node.shape if extent != 1]

@@ -52,6 +52,13 @@ class Step:
     layer: str
     line: str
 
+    @property
+    def where(self) -> str:
+        """The layer, or else the user's line; "" for a line typed at a prompt."""
+        if self.layer:
+            return f"in {self.layer}"
+        return "" if self.line.startswith("<") else self.line
+
     def __str__(self) -> str:
         return f"{self.number}. {self.formula}"
 
@@ -93,11 +100,10 @@ class Steps(Sequence[Step]):
         for title, steps in ((FORWARD, self.forward), (BACKWARD, self.backward)):
             lines += [title] if steps else []
             for step in steps:
-                place = place_of(step)
                 head = f"{step.number:>4}  {step.operation:{width}}  "
-                remark = f"  # {place}" if place not in ("", before) else ""
+                remark = f"  # {step.where}" if step.where not in ("", before) else ""
                 lines.append(head + _folded(step.formula, len(head), remark))
-                before = place
+                before = step.where
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -106,13 +112,6 @@ class Steps(Sequence[Step]):
     def _repr_html_(self) -> str:
         """For notebooks: two tables."""
         return str(on_demand("show.step_table").html(self))
-
-
-def place_of(step: Step) -> str:
-    """The layer of a step, or else the user's line; "" for a line typed at a prompt."""
-    if step.layer:
-        return f"in {step.layer}"
-    return "" if step.line.startswith("<") else step.line
 
 
 def _folded(equation: str, column: int, remark: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.insight.steps import Step, Steps, place_of
+from chainrule.insight.steps import Step, Steps
 from chainrule.show.html import Html, element, heads, joined, number
 
 _WIDTH = 80  # characters of a formula on one line
@@ -38,7 +38,7 @@ def _row(step: Step) -> Html:
     first, *others = step.formula.split(" = ")
     lines = [f"{first} = {others[0]}", *(f"  = {each}" for each in others[1:])]
     formula = joined(map(_code, lines if len(step.formula) > _WIDTH else [step.formula]), "<br>")
-    where = element("small", place_of(step))
+    where = element("small", step.where)
     cells = (element("td", step.operation), element("td", formula), element("td", where))
     return element("tr", number(str(step.number)), *cells)
 
