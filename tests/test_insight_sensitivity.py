@@ -204,6 +204,16 @@ def test_random_numbers_stay_and_it_is_said() -> None:
     assert str(found).endswith("held as they were: numbers without a derivative in 1")
 
 
+def test_slopes_that_were_chosen_stay_and_it_is_said() -> None:
+    """An eager LeakyReLU keeps the slopes that the signs of its input chose, not how they were chosen."""
+    with cr.scope("leaky"):
+        x = cr.asarray(np.array([2.0, -1.0]))
+        y = nn.functional.leaky_relu(x, 0.1)
+    found = cr.what_if(cr.sum(y), x, 1, to=1.0)
+    assert found.held == ("leaky",)
+    assert found.loss_after == pytest.approx(2.0 + 0.1)
+
+
 def test_integers_have_a_what_if_and_no_derivative() -> None:
     table = nn.Embedding(5, 3).double()
     tokens = np.array([1, 2])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chainrule.graph import TRACKED, Node, constant, rebuilt
+from chainrule.graph import CONSTANT, TRACKED, Node, constant, rebuilt
 from chainrule.insight.adjoint import Edge
-from chainrule.insight.formula import formula, number, pulled
+from chainrule.insight.formula import formula, is_number, number, pulled
 from chainrule.insight.labels import Element
 from chainrule.insight.spread import Moved, loop_of, points_that_read
 from chainrule.insight.stages import is_product
@@ -68,7 +68,12 @@ def _alone(node: Node, at: Sequence[int]) -> Node:
     assert node.primitive is not None
     arrays, place = tuple(each.value for each in node.operands), list(map(np.asarray, at))
     values = [np.asarray(read.values(arrays, place)) for read in loop.reads]
-    leaves = tuple(Node(None, (), {}, Type((), each.dtype), each, (), TRACKED) for each in values)
+    # A number of the program stays one: rules compute with it, so that 2 - 1 is written as 1.
+    statuses = [CONSTANT if is_number(each) else TRACKED for each in node.operands]
+    leaves = tuple(
+        Node(None, (), {}, Type((), each.dtype), each, (), status)
+        for each, status in zip(values, statuses, strict=True)
+    )
     value = node.primitive.meaning(np, *values, **node.attributes)
     return Node(node.primitive, leaves, node.attributes, Type((), node.dtype), value)
 
