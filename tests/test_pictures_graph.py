@@ -189,7 +189,7 @@ def test_names_from_users_are_escaped() -> None:
     assert "<script" not in svg
     assert any("<script>" in text for text in texts(parsed(svg)))
     assert "\x1b" not in dataflow.text(flow)
-    branch = Branch(HOSTILE, 1.0, parts=(Branch(HOSTILE, 1.0, 1.0, 2.0),), rest=(0.0, 3))
+    branch = Branch(HOSTILE, 1.0, parts=(Branch(HOSTILE, 1.0, 1.0, HOSTILE),), rest=(0.0, 3))
     assert "<script" not in tree.html(branch)
     assert "\x1b" not in tree.text(branch)
 

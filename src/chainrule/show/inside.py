@@ -109,4 +109,4 @@ def _telling(step: Replayed) -> Iterator[Branch]:
         if gradient is None or not np.isfinite(gradient).all() or not gradient.any():
             continue  # nothing flows, or nothing can be told: the ledger says which
         index = tuple(map(int, np.unravel_index(np.abs(gradient).argmax(), gradient.shape)))
-        yield tree.of_explanation(explain(step, name, index, most=4), opened)
+        yield tree.of_explanation(explain(step, name, index, most=4), opened, data=False)

@@ -7,45 +7,53 @@ shows its sign, its value, and how large it is among all the parts of the same n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from chainrule.insight.explain import Explanation, Part
+from chainrule.insight.explanation import Explanation, Part, Step, named
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, element, joined
 from chainrule.show.pictures.canvas import Table, shortened
 
 _BLOCKS = 12  # of a full bar in the terminal
+_GIVEN = re.compile(r"\binput(?: \d+)?\[")  # an element of the data, in a formula
 
 
 @dataclass(frozen=True)
 class Branch:
     """A number and the parts that were opened.
 
-    value       the number
-    share       its size as a part of the sizes of all parts of the same number; 1 for the root
-    derivative  the last factor before it; None for the root
-    steps       factors between it and its parts, with what they belong to
-    parts       the largest, largest first; none where it was not opened further, or is at the loss
-    rest        the sum of all others, and how many they are
-    agreement   |value| ÷ the sum of the sizes of its parts: small where they cancel; None if not opened
+    value      the number
+    share      its size as a part of the sizes of all parts of the same number; 1 for the root
+    factor     the last one before it, in words: "2.weight[14, 3] = 0.1202"; "" for the root
+    steps      factors between it and its parts, in words
+    parts      the largest, largest first; none where it was not opened further, or is at the loss
+    rest       the sum of all others, and how many they are
+    agreement  |value| ÷ the sum of the sizes of its parts: small where they cancel; None if not opened
+    paths      how many lead from it to the loss, in words; "" where nobody counted
     """
 
     label: str
     value: float
     share: float = 1.0
-    derivative: float | None = None
-    steps: tuple[tuple[str, float], ...] = ()
+    factor: str = ""
+    steps: tuple[str, ...] = ()
     parts: tuple[Branch, ...] = ()
     rest: tuple[float, int] = (0.0, 0)
     agreement: float | None = None
+    paths: str = ""
 
 
-def of_explanation(explanation: Explanation, opened: Sequence[int] = (3, 2, 1), most: int = 4) -> Branch:
+def of_explanation(
+    explanation: Explanation, opened: Sequence[int] = (3, 2, 1), most: int = 4, data: bool = True
+) -> Branch:
     """The tree of an opened number.
 
     opened  how many of the largest parts are opened further, level by level
     most    how many parts of each number are listed
+    data    whether values of the inputs are told where they are factors
 
     >>> import numpy as np, chainrule as cr
     >>> weight = cr.nn.Parameter(np.array([2.0, 1.0]))
@@ -55,39 +63,44 @@ def of_explanation(explanation: Explanation, opened: Sequence[int] = (3, 2, 1), 
     >>> found.value, [(part.value, round(part.share, 2)) for part in found.parts]
     (486.0, [(440.0, 0.91), (42.0, 0.09), (4.0, 0.01)])
     """
-    return _branch(explanation, 1.0, None, tuple(opened), most)
+    return _Opener(most, data).branch(explanation, 1.0, "", tuple(opened))
 
 
-def _branch(
-    found: Explanation, share: float, derivative: float | None, opened: tuple[int, ...], most: int
-) -> Branch:
-    listed = found.children[:most]
-    parts = [
-        _part(part, _share(part.value, found.magnitude), opened if k < next(iter(opened), 0) else (), most)
-        for k, part in enumerate(listed)
-    ]
-    unlisted = found.children[most:]
-    rest = math.fsum([found.remainder.value, *(part.value for part in unlisted)])
-    return Branch(
-        found.label,
-        found.value,
-        share,
-        derivative,
-        tuple((step.label, step.factor) for step in found.steps),
-        tuple(parts),
-        (rest, found.remainder.count + len(unlisted)),
-        found.cancellation if len(found.children) + found.remainder.count > 1 else None,
-    )
+class _Opener(NamedTuple):
+    most: int
+    data: bool
 
+    def branch(self, found: Explanation, share: float, factor: str, opened: tuple[int, ...]) -> Branch:
+        """What was opened, and of its largest parts as many as the next level says."""
+        listed, unlisted = found.children[: self.most], found.children[self.most :]
+        further = next(iter(opened), 0)
+        parts = [self._part(part, found, opened if k < further else ()) for k, part in enumerate(listed)]
+        rest = math.fsum([found.remainder.value, *(part.value for part in unlisted)])
+        return Branch(
+            named(found.label, found.row),
+            found.value,
+            share,
+            factor,
+            tuple(self._step(step) for step in found.steps),
+            tuple(parts),
+            (rest, found.remainder.count + len(unlisted)),
+            found.cancellation if found.count > 1 else None,
+            "" if found.paths is None else str(found.paths),
+        )
 
-def _part(part: Part, share: float, opened: tuple[int, ...], most: int) -> Branch:
-    if not opened:
-        return Branch(part.label, part.value, share, part.derivative)
-    return _branch(part.open(most), share, part.derivative, opened[1:], most)
+    def _part(self, part: Part, whole: Explanation, opened: tuple[int, ...]) -> Branch:
+        share = abs(part.value) / whole.magnitude if whole.magnitude else 0.0
+        factor = self._told(part.formula or _number(part.derivative, plus=False))
+        if not opened:
+            return Branch(named(part.label, part.row), part.value, share, factor)
+        return self.branch(part.open(self.most), share, factor, opened[1:])
 
+    def _step(self, step: Step) -> str:
+        return self._told(step.formula or f"{_number(step.factor, plus=False)} {step.label}")
 
-def _share(value: float, whole: float) -> float:
-    return abs(value) / whole if whole else 0.0
+    def _told(self, factor: str) -> str:
+        """A factor in words; what was given is only named, where it shall not be told."""
+        return factor if self.data or not _GIVEN.search(factor) else "an input"
 
 
 # -- HTML ----------------------------------------------------------------------------------------------------
@@ -113,7 +126,7 @@ def _opening(branch: Branch, is_root: bool = False) -> Html:
 
 def _line(branch: Branch, is_root: bool) -> Html:
     """The value with its sign, the bar, and what it is."""
-    factor = "" if branch.derivative is None else f"× {_number(branch.derivative, plus=False)}"
+    factor = f"× {printable(branch.factor)}" if branch.factor else ""
     size = Html("") if is_root else _bar(branch.share, branch.value)
     return joined(
         [
@@ -148,11 +161,12 @@ def _bar(share: float, value: float) -> Html:
 def _told(branch: Branch) -> Iterator[Html]:
     """The factors on the way to the parts, and how far these agree."""
     if branch.steps:
-        steps = (f"× {_number(factor, plus=False)} {printable(label)}" for label, factor in branch.steps)
-        yield element("p", "On the way: ", ", ".join(steps), class_="note")
+        steps = "; ".join(f"× {printable(step)}" for step in branch.steps)
+        yield element("p", f"On the way: {steps}.", class_="note")
     if branch.agreement is not None and math.isfinite(branch.agreement):
         count = len(branch.parts) + branch.rest[1]
-        told = f"The sum of {counted(count, 'part')}, {percent(branch.agreement)} of the sum of their sizes."
+        told = f"The sum of {counted(count, 'part')}, {percent(branch.agreement)} of the sum of their sizes"
+        told += f"; {branch.paths} to the loss." if branch.paths else "."
         yield element("p", told, class_="note")
 
 
@@ -164,8 +178,8 @@ def text(tree: Branch, width: int = 100) -> str:
 
 
 def _lines(branch: Branch, indent: str) -> Iterator[str]:
-    for label, factor in branch.steps:
-        yield f"{indent}× {_number(factor, plus=False)} {label}"
+    for step in branch.steps:
+        yield f"{indent}× {step}"
     last = len(branch.parts) + (branch.rest[1] > 0) - 1
     for k, part in enumerate(branch.parts):
         corner, below = ("└ ", "  ") if k == last else ("├ ", "│ ")
@@ -180,18 +194,17 @@ def _lines(branch: Branch, indent: str) -> Iterator[str]:
 
 def table(tree: Branch) -> Table:
     """The tree as rows; a path of numbers, as of sections in a book, says what is a part of what."""
-    head = ("part", "what", ">value", ">of the sizes of all parts", ">last factor")
+    head = ("part", "what", ">value", ">of the sizes of all parts", "last factor")
     return head, list(_rows(tree, ""))
 
 
 def _rows(branch: Branch, path: str) -> Iterator[tuple[str, ...]]:
-    factor = "" if branch.derivative is None else _number(branch.derivative, plus=False)
     yield (
         path or "0",
         printable(shortened(branch.label, 80)),
         _number(branch.value),
         percent(branch.share),
-        factor,
+        branch.factor,
     )
     for k, part in enumerate(branch.parts, 1):
         yield from _rows(part, f"{path}.{k}" if path else str(k))
