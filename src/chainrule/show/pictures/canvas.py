@@ -7,6 +7,7 @@ and a dark page. Texts come from users, so all of them are escaped, and control 
 from __future__ import annotations
 
 import math
+import textwrap
 import zlib
 from collections.abc import Iterable
 
@@ -16,6 +17,7 @@ from chainrule.show.html import Html, element, joined
 INK, MUTED, RULE, ACCENT, SECOND, GOOD, SHRINK, GROW = (
     f"var(--{name})" for name in ("ink", "muted", "rule", "accent", "second", "good", "shrink", "grow")
 )
+NARROWEST = 60  # lines of text that a picture needs on a terminal, whatever is asked for
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Names of columns, those of numbers begin with ">", and the rows under them."""
 
@@ -174,3 +176,8 @@ def shortened(text: str, most: int) -> str:
     '…layers.11.attention'
     """
     return text if len(text) <= most else f"…{text[len(text) - most + 1 :]}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text for a terminal, in lines of at most so many characters."""
+    return "\n".join(textwrap.wrap(printable(text), max(width, NARROWEST), break_on_hyphens=False))

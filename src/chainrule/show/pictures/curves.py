@@ -14,7 +14,7 @@ from chainrule.run import RunFolder
 from chainrule.show import charts
 from chainrule.show.figures import counted, printable, sparkline, value
 from chainrule.show.html import Html
-from chainrule.show.pictures.canvas import Table, shortened
+from chainrule.show.pictures.canvas import NARROWEST, Table, shortened, wrapped
 from chainrule.train.result import Run
 
 Given = Run | RunFolder | str | Path
@@ -197,16 +197,17 @@ def text(curves: Curves, width: int = 100) -> str:
 
     width  of the longest line, 60 at least
     """
-    room = min(max(len(curve.label) for curve in curves.curves), 24)
+    width = max(NARROWEST, width)
+    room = min(max(len(curve.label) for curve in curves.curves), width // 4)
     lines = [title(curves)]
     for curve in curves.curves:
         ends = f"{value(curve.mean[0])} to {value(curve.mean[-1])}"
         if curve.runs > 1:
             ends += f" ({value(curve.low[-1])} to {value(curve.high[-1])})"
-        course = sparkline(curve.mean, max(60, width) - room - len(ends) - 4)
+        course = sparkline(curve.mean, width - room - len(ends) - 4)
         lines.append(f"{shortened(printable(curve.label), room):{room}}  {course}  {ends}")
     if any(curve.runs > 1 for curve in curves.curves):
-        lines.append(f"means of several runs; in brackets at the end, {curves.band}")
+        lines.append(wrapped(f"means of several runs; in brackets at the end, {curves.band}", width))
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, joined
 from chainrule.show.pictures import canvas, heat
-from chainrule.show.pictures.canvas import Table, superscript, words
+from chainrule.show.pictures.canvas import NARROWEST, Table, superscript, words, wrapped
 from chainrule.show.pictures.heat import Frame, Paint
 
 Array = np.ndarray[Any, Any]
@@ -191,7 +191,7 @@ def text(histograms: Histograms, width: int = 100) -> str:
 
     width  of the longest line, 60 at least
     """
-    steps, shares, zeros = _fewer(histograms, max(60, width) - 8)
+    steps, shares, zeros = _fewer(histograms, max(NARROWEST, width) - 8)
     if not steps:
         return f"{printable(title(histograms))}: no step was looked at"
     down = heat.groups(len(shares), _TEXT_ROWS)
@@ -203,15 +203,9 @@ def text(histograms: Histograms, width: int = 100) -> str:
     ]
     first, last = f"{steps[0]:,}", f"{steps[-1]:,}" if len(steps) > 1 else ""
     gap = " " * max(1, len(steps) - len(first) - len(last))
-    return "\n".join(
-        [
-            printable(title(histograms)),
-            *lines,
-            f"{'zeros':>6}  {_shaded(zeros, 1.0)}",
-            f"{'step':>6}  {first}{gap}{last}".rstrip(),
-            f"░▒▓█ up to {percent(most)} of the values in a cell, of zeros up to all",
-        ]
-    )
+    lines += [f"{'zeros':>6}  {_shaded(zeros, 1.0)}".rstrip(), f"{'step':>6}  {first}{gap}{last}".rstrip()]
+    key = f"░▒▓█ up to {percent(most)} of the values in a cell, of zeros up to all"
+    return "\n".join([wrapped(title(histograms), width), *lines, key])
 
 
 def _shaded(shares: Array, most: float) -> str:

@@ -7,7 +7,7 @@ it makes it grow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from chainrule.insight.ledger import ACTIVATION, BLOCK, WEIGHT, Ledger
 from chainrule.show.figures import counted, printable
 from chainrule.show.html import Html, joined
 from chainrule.show.pictures import canvas, heat, waterfall
-from chainrule.show.pictures.canvas import Table, shortened, signed, words
+from chainrule.show.pictures.canvas import NARROWEST, Table, shortened, signed, words, wrapped
 from chainrule.show.pictures.heat import Frame, Paint
 
 Array = np.ndarray[Any, Any]
@@ -230,26 +230,25 @@ def text(strip: Strip, width: int = 100) -> str:
     if not strip.decades.size:
         return described(strip)
     room = min(32, max(len(name) for name in _fewer(strip, _TEXT_ROWS, 1).rows))
-    shown = _fewer(strip, _TEXT_ROWS, max(60, width) - room - 2)
+    shown = _fewer(strip, _TEXT_ROWS, max(NARROWEST, width) - room - 2)
     limit = _limit(shown.decades)
     levels = _levels(shown.decades, limit, _TEXT_LEVELS)
     lines = [
         f"{shortened(printable(name), room):{room}}  {''.join(_GLYPHS[level] for level in row)}"
         for name, row in zip(shown.rows, levels.tolist(), strict=True)
     ]
-    return "\n".join([title(strip), *lines, *_text_key(shown, limit, room, levels)])
+    first, last = f"{shown.steps[0]:,}", f"{shown.steps[-1]:,}" if len(shown.steps) > 1 else ""
+    gap = " " * max(1, len(shown.steps) - len(first) - len(last))
+    lines.append(f"{'step':>{room}}  {first}{gap}{last}".rstrip())
+    return "\n".join([title(strip), *lines, wrapped(_text_key(levels, limit), width)])
 
 
-def _text_key(strip: Strip, limit: float, room: int, levels: Array) -> Iterator[str]:
-    first, last = f"{strip.steps[0]:,}", f"{strip.steps[-1]:,}"
-    gap = max(1, levels.shape[1] - len(first) - len(last))
-    yield f"{'step':>{room}}  {first}{' ' * gap}{last if len(strip.steps) > 1 else ''}".rstrip()
-    shades = [
-        f"{_GLYPHS[k]} {signed(limit * k / _TEXT_LEVELS, 2)}" for k in range(-_TEXT_LEVELS, _TEXT_LEVELS + 1)
-    ]
-    named = [f"{_GLYPHS[level]} {name}" for level, name in ((_ZERO, "zero"), (_UNDEFINED, "undefined"))]
-    used = [named[k] for k, level in enumerate((_ZERO, _UNDEFINED)) if (levels == level).any()]
-    yield f"decades: {'  '.join([*shades, *used])}"
+def _text_key(levels: Array, limit: float) -> str:
+    """What the characters stand for, those that occur."""
+    named = {_ZERO: "zero", _UNDEFINED: "undefined"}
+    used = sorted(set(levels.ravel().tolist()))
+    shades = [f"{_GLYPHS[k]} {named.get(k) or signed(limit * k / _TEXT_LEVELS)}" for k in used]
+    return f"decades: {', '.join(shades)}"
 
 
 # -- table ---------------------------------------------------------------------------------------------------

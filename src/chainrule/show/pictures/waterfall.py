@@ -27,7 +27,18 @@ from chainrule.insight.ledger import (
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, element, joined
 from chainrule.show.pictures import canvas
-from chainrule.show.pictures.canvas import Decades, Table, at, boxes, shortened, signed, size_of, words
+from chainrule.show.pictures.canvas import (
+    NARROWEST,
+    Decades,
+    Table,
+    at,
+    boxes,
+    shortened,
+    signed,
+    size_of,
+    words,
+    wrapped,
+)
 
 _COLOURS = {WEIGHT: canvas.ACCENT, ACTIVATION: canvas.SECOND, BLOCK: canvas.GOOD}
 _BLOCKS = {WEIGHT: "█", ACTIVATION: "▒", BLOCK: "▓"}
@@ -324,8 +335,8 @@ def text(waterfall: Waterfall, width: int = 100) -> str:
     width  of the longest line, 60 at least
     """
     rows, last = _rows(waterfall.steps), f"gradient of {waterfall.name}"
-    room = min(max(len(label) for label in (last, *(row.label for row in rows))), max(24, width - 64))
-    scale = Decades(_norms(waterfall), 0, max(60, width) - room - 14, 3)
+    room = min(max(len(label) for label in (last, *(row.label for row in rows))), max(NARROWEST, width) // 3)
+    scale = Decades(_norms(waterfall), 0, max(NARROWEST, width) - room - 14, 3)
     marks = _marks(waterfall) if len(rows) == len(waterfall.steps) else {}
     lines = [_line("", "decades", room, _axis_of_text(scale))]
     for row in rows:
@@ -335,7 +346,7 @@ def text(waterfall: Waterfall, width: int = 100) -> str:
     kinds = {step.kind for step in waterfall.steps}
     blocks = [f"{block} {kind}" for kind, block in _BLOCKS.items() if kind in kinds]
     key = ", ".join([*blocks, f"{_REST_BLOCK} loss, input and alignment", "◆ gradients of weights"])
-    return "\n".join([printable(title(waterfall)), *lines, key])
+    return "\n".join([wrapped(title(waterfall), width), *lines, wrapped(key, width)])
 
 
 def _line(label: str, figure: str, room: int, drawn: str) -> str:
