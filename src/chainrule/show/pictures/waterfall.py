@@ -212,8 +212,8 @@ def _row(steps: Sequence[Step], start: int, end: int) -> _Row:
     decades = [step.decades for step in inside]
     whole = -math.inf if -math.inf in decades else math.fsum(decades)
     first, last = (step.layer or step.label for step in (inside[0], inside[-1]))
-    label = inside[0].label if len(inside) == 1 else f"{first} to {last}: {len(inside)} steps"
-    return _Row(label, whole, parts, start, end)
+    label = f"{first if first == last else f'{first} to {last}'}: {len(inside)} steps"
+    return _Row(inside[0].label if len(inside) == 1 else label, whole, parts, start, end)
 
 
 def _telling(steps: Sequence[Step]) -> list[int]:
@@ -286,10 +286,11 @@ def _bars(rows: Sequence[_Row], scale: Decades, tops: Sequence[float]) -> Iterat
             if math.isnan(part.after) or math.isnan(row.decades):
                 unclear += f"M{at(scale.start)} {at(y + height / 2)}H{at(scale.end)}"
                 continue
-            low, high = sorted((scale(part.before), scale(part.after)))
-            box = low, y + 2, max(high - low, 1.0), height - 4
+            before, after = scale(part.before), scale(part.after)
+            gap = max(2.0, height / 2 - 7.5)  # above the bar and below
+            box = min(before, after), y + gap, max(abs(after - before), 1.0), height - 2 * gap
             found.setdefault(_COLOURS.get(part.kind, _REST), []).append(box)
-            joints += f"M{at(scale(part.after))} {at(y + height - 2)}v4"
+            joints += f"M{at(before)} {at(y)}v{at(gap)}M{at(after)} {at(y + height - gap)}v{at(gap)}"
     yield element("path", d=joints, stroke=canvas.MUTED, fill="none")
     yield element("path", d=unclear, stroke=canvas.MUTED, stroke_dasharray="1 5", fill="none")
     yield from (boxes(rectangles, colour) for colour, rectangles in found.items())
