@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from html import escape
 from typing import Any, NoReturn, Protocol, Self
 from weakref import ref
 
@@ -18,6 +17,7 @@ from chainrule.interop import missing, numpy_function, numpy_ufunc
 from chainrule.operators import Operators
 from chainrule.ops import as_array, as_node, escaped, is_weak, ops
 from chainrule.origin import at_user_line
+from chainrule.representation import html_of
 from chainrule.reverse import backward, check_backward
 from chainrule.types import Type
 
@@ -168,9 +168,8 @@ class Tensor(Operators["Tensor"]):
         return f"{head}({body}, dtype={node.dtype})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: shape and dtype above the value."""
-        shape = " × ".join(map(str, self.shape)) or "scalar"
-        return f"<div><small>{shape} {self.dtype}</small><pre>{escape(repr(self))}</pre></div>"
+        """For notebooks: type and range above the value."""
+        return html_of("tensor", self)
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)

@@ -11,7 +11,7 @@ import numpy as np
 
 from chainrule.graph import Array
 from chainrule.insight.paths import Count
-from chainrule.program import on_demand
+from chainrule.representation import html_of
 
 
 class Step(NamedTuple):
@@ -91,7 +91,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For notebooks: a tree of which the first layers open by click."""
-        return str(on_demand("show.notebook").explanation(self))
+        return html_of("explanation", self)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,10 @@ class Part:
     _open: Callable[[int], Explanation] | None = field(default=None, repr=False, compare=False)
 
     def open(self, most: int = 5) -> Explanation:
-        """The parts of this part, one layer further, the largest `most` of them listed."""
+        """The parts of this part, one layer further, the largest `most` of them listed.
+
+        Of an activation, a part is a product: what opens is the value in it that was computed.
+        """
         assert self._open is not None
         return self._open(most)
 

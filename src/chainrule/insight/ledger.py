@@ -27,6 +27,7 @@ from chainrule.insight.cause import Cause, causes_of
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.insight.moment import moment_of
 from chainrule.insight.stages import is_product, made_of_parameters
+from chainrule.representation import html_of
 from chainrule.reverse import check_backward
 from chainrule.tensor import Tensor
 
@@ -138,6 +139,10 @@ class Ledger:
             figures = [f"{round(total, 2) + 0.0:+{size}.2f}" for size, total in totals]
             rows.append("  ".join([f"{entry.name:{width}}", *figures]))
         return "\n".join([f"loss {self.loss:.6g}; all in decades, log10:", *rows])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the waterfall of the first weight, and a table of all parameters."""
+        return html_of("ledger", self)
 
 
 def ledger(loss: Tensor, step: int | None = None) -> Ledger:

@@ -15,6 +15,7 @@ import numpy as np
 
 from chainrule.errors import ChainruleError, DTypeError, ShapeError
 from chainrule.origin import at_user_line, scope
+from chainrule.representation import html_of
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 
 Kind = TypeVar("Kind", bound=Cell)
@@ -252,6 +253,10 @@ class Module:
         if not lines:
             return f"{type(self).__name__}({self.extra_repr()})"
         return f"{type(self).__name__}({self.extra_repr()}\n  " + "\n  ".join(lines) + "\n)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the layers and their parameters."""
+        return html_of("module", self)
 
 
 class Call:

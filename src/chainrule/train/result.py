@@ -11,10 +11,11 @@ import numpy as np
 from chainrule.nn import Module
 from chainrule.program import on_demand
 from chainrule.recipe import Recipe
+from chainrule.representation import html_of
 from chainrule.run import RunFolder
 from chainrule.train.metrics import LABELS
 from chainrule.train.past import Past
-from chainrule.train.telemetry import ParameterFacts, Telemetry
+from chainrule.train.telemetry import Telemetry
 
 Array = np.ndarray[Any, Any]
 _TELEMETRY = "telemetry.safetensors"
@@ -29,7 +30,7 @@ class Run:
     result    a plain document: task, reason for stopping, headline, metrics per part of the data
     folder    where the run is kept, None if it was not saved
     prepared  for a table: what `chainrule.train.table.prepare` made of it (None for arrays)
-    telemetry of every parameter at every step; empty unless `fit` was asked for it
+    telemetry what the steps told of layers and parameters; empty where `fit` was told not to ask
     past      the steps that it took, to be taken again; None for a run that was read from its folder
     """
 
@@ -78,22 +79,25 @@ class Run:
         place = f", in {self.folder.path}" if self.folder else ""
         return f"<Run of {len(self.history)} epochs: {numbers or 'no held-out rows'}{place}>"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the figures, why it ended, the last epochs."""
+        return html_of("run", self)
+
 
 def finish(
     folder: RunFolder, model: Module, result: dict[str, Any], telemetry: Telemetry | None = None
 ) -> None:
     """Write the weights, then the result: a run that has a result is complete."""
     if telemetry:
-        names = {"parameters": list(telemetry), "facts": list(ParameterFacts._fields)}
-        folder.write_arrays(_TELEMETRY, telemetry.state(), names)
+        folder.write_arrays(_TELEMETRY, telemetry.state(), {"parameters": list(telemetry)})
     folder.write_arrays("weights.safetensors", weights(model), {"recipe": folder.recipe().hash()})
     folder.write_document("result.json", result)
 
 
 def load_telemetry(run: str | Path) -> Telemetry:
-    """What a finished run keeps of its parameters over the steps; `RunError` where it keeps nothing."""
-    arrays, names = RunFolder(run).arrays(_TELEMETRY)
-    telemetry = Telemetry(names["parameters"])
+    """What the steps of a finished run told of themselves; `RunError` where that was not kept."""
+    arrays, _ = RunFolder(run).arrays(_TELEMETRY)
+    telemetry = Telemetry()
     telemetry.load_state(arrays)
     return telemetry
 

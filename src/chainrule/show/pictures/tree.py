@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from chainrule.insight.explanation import Explanation, Part, Step, named
+from chainrule.insight.explanation import Explanation, Part, named
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, element, joined
 from chainrule.show.pictures.canvas import Table, shortened
@@ -28,7 +28,7 @@ class Branch:
     value      the number
     share      its size as a part of the sizes of all parts of the same number; 1 for the root
     factor     the last one before it, in words: "2.weight[14, 3] = 0.1202"; "" for the root
-    steps      factors between it and its parts, in words
+    steps      what lies between it and its parts, in words: factors, "× …", or how it was computed
     parts      the largest, largest first; none where it was not opened further, or is at the loss
     rest       the sum of all others, and how many they are
     agreement  |value| ÷ the sum of the sizes of its parts: small where they cancel; None if not opened
@@ -81,7 +81,7 @@ class _Opener(NamedTuple):
             found.value,
             share,
             factor,
-            tuple(self._step(step) for step in found.steps),
+            self._steps(found),
             tuple(parts),
             (rest, found.remainder.count + len(unlisted)),
             found.cancellation if found.count > 1 else None,
@@ -93,10 +93,20 @@ class _Opener(NamedTuple):
         factor = self._told(part.formula or _number(part.derivative, plus=False))
         if not opened:
             return Branch(named(part.label, part.row), part.value, share, factor)
-        return self.branch(part.open(self.most), share, factor, opened[1:])
+        found = part.open(self.most)
+        branch = self.branch(found, share, factor, opened[1:])
+        if found.value == part.value:
+            return branch
+        # Of an activation, a product is a part, and what opens is the factor in it that was computed.
+        computed = self._told(f"{found.label} = {_number(found.value, plus=False)}")
+        label = named(part.label, part.row)
+        return replace(branch, label=label, value=part.value, steps=(computed, *branch.steps))
 
-    def _step(self, step: Step) -> str:
-        return self._told(step.formula or f"{_number(step.factor, plus=False)} {step.label}")
+    def _steps(self, found: Explanation) -> tuple[str, ...]:
+        """The local derivatives on the way of a gradient; of an activation, how it was computed."""
+        told = (step.formula or f"{_number(step.factor, plus=False)} {step.label}" for step in found.steps)
+        sign = "" if found.paths is None else "× "
+        return tuple(f"{sign}{self._told(step)}" for step in told)
 
     def _told(self, factor: str) -> str:
         """A factor in words; what was given is only named, where it shall not be told."""
@@ -161,7 +171,7 @@ def _bar(share: float, value: float) -> Html:
 def _told(branch: Branch) -> Iterator[Html]:
     """The factors on the way to the parts, and how far these agree."""
     if branch.steps:
-        steps = "; ".join(f"× {printable(step)}" for step in branch.steps)
+        steps = "; ".join(map(printable, branch.steps))
         yield element("p", f"On the way: {steps}.", class_="note")
     if branch.agreement is not None and math.isfinite(branch.agreement):
         count = len(branch.parts) + branch.rest[1]
@@ -179,7 +189,7 @@ def text(tree: Branch, width: int = 100) -> str:
 
 def _lines(branch: Branch, indent: str) -> Iterator[str]:
     for step in branch.steps:
-        yield f"{indent}× {step}"
+        yield f"{indent}{step}"
     last = len(branch.parts) + (branch.rest[1] > 0) - 1
     for k, part in enumerate(branch.parts):
         corner, below = ("└ ", "  ") if k == last else ("├ ", "│ ")
