@@ -74,6 +74,24 @@ def value_and_grad(
     return both
 
 
+def value_and_cotangents(
+    function: Callable[..., Any], argument: Any, others: Callable[[Node], Sequence[Node]]
+) -> tuple[Tensor, Any, list[Node | None]]:
+    """The value of a scalar function, its gradient, and its derivative by values met on the way.
+
+    others  given the node of the value: the nodes of these, asked when the function has run
+    The last are nodes, None for one on which the value does not depend: they belong where the function ran.
+    """
+    active = Active((argument,), 0)
+    with active.running():
+        output = _scalar(function(*active.arguments))
+        with active.recording(output):
+            wanted = [*active.nodes, *others(output)]
+            found = walk([output], [ops.full(output.type, 1)], wanted)
+    count = len(active.nodes)
+    return active.finish(output, output), active.gradients(found[:count], output), found[count:]
+
+
 def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """The value of ``function(*primals)`` and its pullback: cotangent of the value → those of the primals.
 

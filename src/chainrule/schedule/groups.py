@@ -59,33 +59,65 @@ def _product_nest(
 
 
 class Grouping:
-    """The groups of a graph. `groups` is in the order in which they run."""
+    """The groups of a graph. `groups` is in the order in which they run.
 
-    def __init__(self, graph: Graph, owned: bool = False) -> None:
-        self.graph, self.owned = graph, owned
+    graph    the part of it that is needed when no detail is asked for
+    details  for every output how much detail has to be asked for to get it; 0, if not given. What only
+             outputs of some detail need is put into groups of that detail. The others are as if these
+             outputs were not there
+    """
+
+    def __init__(self, graph: Graph, owned: bool = False, details: Sequence[int] = ()) -> None:
+        self.owned = owned
         self.groups: list[Group] = []
         self.home: dict[Node, Group] = {}
         self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
         self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
         self.readers: dict[Node, list[Group]] = {}
-        self.users = users_of(graph)
-        self.kept = keeping(graph, self.users)
+        parts = _by_detail(graph, details)
+        self.graph = parts[0]
+        self._every_user = users_of(graph)
+        self.users = users_of(self.graph) if len(parts) > 1 else self._every_user
+        self.kept = keeping(self.graph, self.users)
+        self._detail = 0
         self._scalars: Group | None = None
-        self._outputs = set(graph.outputs)
-        ordered, self._late = _inputs_first(graph)
-        for node in ordered:
-            if node.primitive is not None and not is_view(node):
-                self._visit(node)
-        for node in graph.outputs:
-            self._settle(base_of(node))
+        self._outputs = set(self.graph.outputs)
+        done: set[Node] = set()
+        for self._detail, part in enumerate(parts):
+            ordered, self._late = _inputs_first(part)
+            for node in ordered:
+                if node.primitive is not None and not is_view(node) and node not in done:
+                    self._visit(node)
+            for node in part.outputs:
+                self._settle(base_of(node))
+            done.update(part.nodes)
+            self.users, self._scalars = self._every_user, None
+        self._put_in_order()
 
-    def read_elsewhere(self) -> set[Node]:
-        """Every value that a kernel reads without computing it itself.
+    def _put_in_order(self) -> None:
+        """What is only asked for in some detail runs as soon as it can: what it reads need not be kept."""
+        if not any(group.detail for group in self.groups):
+            return
+        place: dict[Group, tuple[int, int, int]] = {}
+        for group in self.groups:
+            if not group.detail:
+                place[group] = (group.index, 0, 0)
+                continue
+            inside = (*group.members, *((group.product,) if group.product else ()))
+            needed = (self.home.get(base_of(each)) for node in inside for each in node.operands)
+            latest = max((place[each][0] for each in needed if each and each is not group), default=-1)
+            place[group] = (latest, 1, group.index)
+        self.groups.sort(key=place.__getitem__)
+
+    def read_elsewhere(self, detail: int) -> set[Node]:
+        """Every value that a kernel of at most this detail reads without computing it itself.
 
         Its own users do not tell: they may be computed in other kernels once more (`keeps_waiting`).
         """
         read: set[Node] = set()
         for group in self.groups:
+            if group.detail > detail:
+                continue
             for node in (*group.members, *((group.product,) if group.product else ())):
                 inside = group.members.keys() | {group.product}
                 read.update(base for base in map(base_of, node.operands) if base not in inside)
@@ -182,8 +214,8 @@ class Grouping:
     # -- joining -------------------------------------------------------------------------------------------
     def _joined(self, node: Node) -> bool:
         """Put `node` into an existing group, if it fits into one."""
-        needs = self._needs(node)
-        return any(self._try(group, node) for group in self._candidates(node, needs))
+        candidates = self._candidates(node, self._needs(node))
+        return any(group.detail == self._detail and self._try(group, node) for group in candidates)
 
     def _candidates(self, node: Node, needs: int) -> Iterable[Group]:
         if needs >= 0 and self._is_of_its_pass(node, self.groups[needs]):
@@ -232,7 +264,7 @@ class Grouping:
 
     # -- new groups ----------------------------------------------------------------------------------------
     def _new(self, kind: str, extents: Sequence[int], node: Node, axes: Axes) -> Group:
-        group = Group(len(self.groups), kind, list(extents))
+        group = Group(len(self.groups), kind, list(extents), detail=self._detail)
         self.groups.append(group)
         group.members[node] = None
         group.axes[node] = axes
@@ -245,7 +277,8 @@ class Grouping:
 
     def _alone(self, node: Node) -> None:
         """A loop group of its own for an elementwise node, and for what it waited for."""
-        group = Group(len(self.groups), "loops", [extent for extent in node.shape if extent != 1])
+        extents = [extent for extent in node.shape if extent != 1]
+        group = Group(len(self.groups), "loops", extents, detail=self._detail)
         axes = axes_of_shape(node.shape)
         self.groups.append(group)
         joining = Joining(self, group)
@@ -261,7 +294,8 @@ class Grouping:
 
     def _reduce_alone(self, node: Node) -> None:
         operand = node.operands[0]
-        group = Group(len(self.groups), "loops", [extent for extent in operand.shape if extent != 1])
+        extents = [extent for extent in operand.shape if extent != 1]
+        group = Group(len(self.groups), "loops", extents, detail=self._detail)
         self.groups.append(group)
         axes = axes_of_shape(operand.shape)
         joining = Joining(self, group)
@@ -307,7 +341,8 @@ class Grouping:
         if node.name != "sum" or group is None or group.product is not product or len(group.members) != 1:
             return False
         axes = group.axes_of(node.operands[0])
-        if axes is None or len(self.users[product]) != 1 or product in self._outputs or group.summed:
+        alone = len(self._every_user[product]) == 1
+        if axes is None or not alone or product in self._outputs or group.summed:
             return False
         if node.dtype != product.dtype or node.size == 1 or node.operands[0].size != product.size:
             return False
@@ -334,6 +369,17 @@ def users_of(graph: Graph) -> dict[Node, set[Node]]:
     for node in graph.outputs:
         users[base_of(node)].add(node)
     return users
+
+
+def _by_detail(graph: Graph, details: Sequence[int]) -> list[Graph]:
+    """The graph of the outputs of detail 0, of those up to 1, and so on."""
+    if not any(details):
+        return [graph]
+    pairs = list(zip(graph.outputs, details, strict=True))
+    return [
+        Graph(graph.inputs, tuple(node for node, each in pairs if each <= most))
+        for most in range(max(details) + 1)
+    ]
 
 
 def _inputs_first(graph: Graph) -> tuple[list[Node], set[Node]]:

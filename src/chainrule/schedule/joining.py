@@ -25,6 +25,7 @@ class Group:
     over      for every reduction the axes it combines; `inside`: the axes of its operand
     rows      the axes that are rows, once a member has used the result of a reduction
     product   the contraction itself; `summed`: axes of its output that are summed over as well
+    detail    how much detail has to be asked for to need it
     """
 
     index: int
@@ -38,6 +39,7 @@ class Group:
     rows: frozenset[int] | None = None
     product: Node | None = None
     summed: tuple[int, ...] = ()
+    detail: int = 0
 
     def axes_of(self, node: Node) -> Axes | None:
         """The axes along which a value runs here; None for one that is not known here."""

@@ -227,13 +227,33 @@ class Repeat:
 Work = Kernel | Repeat
 
 
+ALWAYS = (0, 1 << 30)
+"""For every detail."""
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Kernels in the order in which they run; where the caller's inputs and outputs lie."""
+    """Kernels in the order in which they run; where the caller's inputs and outputs lie.
+
+    details  for every kernel the least and the most detail, asked for in a run, with which it runs; empty
+             where all of them always run
+    """
 
     inputs: tuple[View, ...]
     outputs: tuple[View, ...]
     kernels: tuple[Work, ...]
+    details: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def timed(self) -> tuple[tuple[Work, tuple[int, int]], ...]:
+        """Every kernel, and with which details it runs."""
+        details = self.details or (ALWAYS,) * len(self.kernels)
+        return tuple(zip(self.kernels, details, strict=True))
+
+    @property
+    def has_details(self) -> bool:
+        """True where some kernels do not always run."""
+        return any(each != ALWAYS for each in self.details)
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:

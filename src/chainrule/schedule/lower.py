@@ -19,6 +19,7 @@ from chainrule.schedule.choices import lane_of, rows_of, vector_axis
 from chainrule.schedule.groups import Grouping, contraction_of
 from chainrule.schedule.joining import Group
 from chainrule.schedule.kernels import (
+    ALWAYS,
     Access,
     Buffer,
     Contraction,
@@ -58,29 +59,41 @@ SPECIAL = frozenset(
 """Primitives with a kernel of their own."""
 
 
-def schedule(graph: Graph, owned: bool = False, state: Mapping[int, int] | None = None) -> Schedule:
+def schedule(
+    graph: Graph,
+    owned: bool = False,
+    state: Mapping[int, int] | None = None,
+    details: Sequence[int] = (),
+) -> Schedule:
     """The kernels that compute `graph`, in the order in which they run.
 
-    owned  the inputs lie in memory of ours, rows padded; otherwise they are dense arrays of the caller, and
-           outputs are dense arrays that are handed over
-    state  output → input in whose memory it is to end (both by number); needs `owned`
+    owned    the inputs lie in memory of ours, rows padded; otherwise they are dense arrays of the caller, and
+             outputs are dense arrays that are handed over
+    state    output → input in whose memory it is to end (both by number); needs `owned`
+    details  for every output the least detail that a run must be asked for to compute it; 0, if not given.
+             Asked for none, a run does just what it would do if outputs of some detail were not there
     """
-    return _Lowering(graph, owned, state or {}).schedule()
+    return _Lowering(graph, owned, state or {}, details).schedule()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, owned: bool, state: Mapping[int, int]) -> None:
+    def __init__(
+        self, graph: Graph, owned: bool, state: Mapping[int, int], details: Sequence[int] = ()
+    ) -> None:
         _check(graph)
         self.graph, self.owned, self.state = graph, owned, state
-        self.grouping = Grouping(graph, owned)
-        self.layouts = Layouts(graph, owned)
+        self.grouping = Grouping(graph, owned, details)
+        self.layouts = Layouts(self.grouping.graph, owned)
         self.kernels: list[Work] = []
+        self._details: list[tuple[int, int]] = []  # of every kernel
+        self._now = ALWAYS  # of those that are made now
+        self._times: dict[int, int] = {}  # second version of a kernel → the first one, by number
         self.stored: dict[Node, View] = {}
         self._looked_at = 0
         self._first_writer: dict[Buffer, int] = {}
         self._last_reader: dict[Buffer, int] = {}
-        self._views: dict[Node, View] = {}
-        self._copies: dict[Node, View] = {}
+        self._views: dict[tuple[Node, tuple[int, int]], View] = {}
+        self._copies: dict[tuple[Node, tuple[int, int]], View] = {}
         self._of_scans: dict[Node, dict[int, View]] = {}
         self._outputs = {base_of(node) for node in graph.outputs}
         self._handed_over: set[Node] = set()
@@ -90,7 +103,8 @@ class _Lowering:
             self._handed_over = {n for node in self.graph.outputs if (n := _itself(node))}
         inputs = tuple(self._input(node, k) for k, node in enumerate(self.graph.inputs))
         self._lower_groups()
-        return Schedule(inputs, self._in_their_places(), tuple(self.kernels))
+        outputs = self._in_their_places()
+        return Schedule(inputs, outputs, tuple(self.kernels), tuple(self._details))
 
     def body(self, inputs: Sequence[View], targets: Sequence[View]) -> Sequence[Work]:
         """The kernels of a loop's body: where its inputs lie, and where its outputs have to be put."""
@@ -107,18 +121,41 @@ class _Lowering:
         return self.kernels
 
     def _lower_groups(self) -> None:
-        read = self.grouping.read_elsewhere()
+        most = max((group.detail for group in self.grouping.groups), default=0)
+        read = self.grouping.read_elsewhere(most) | self._outputs
         for group in self.grouping.groups:
             for node in group.members:
                 here = self.grouping.home.get(node) is group and node not in self.stored
-                if (
-                    here
-                    and node.name not in (SCAN.name, ITEM_OF.name)
-                    and (node in read or node in self._outputs)
-                ):
+                if here and node.name not in (SCAN.name, ITEM_OF.name) and node in read:
                     self._give_buffer(node)
+        always = self.grouping.read_elsewhere(0) | {base_of(node) for node in self.grouping.graph.outputs}
         for group in self.grouping.groups:
-            self._lower(group)
+            self._lower_for(group, {each for each in group.members if each in self.stored} - always)
+        self._now = ALWAYS
+
+    def _lower_for(self, group: Group, told: set[Node]) -> None:
+        """The kernels of a group; in two versions where some detail reads what otherwise nobody would store.
+
+        told  those of its members that are only stored for that
+        """
+        if group.detail:
+            self._add(group, (group.detail, ALWAYS[1]))
+        elif not told:
+            self._add(group, ALWAYS)
+        else:
+            views = {node: self.stored.pop(node) for node in told}
+            first = len(self.kernels)
+            self._add(group, (0, 0))
+            self.stored.update(views)
+            second = len(self.kernels)
+            self._add(group, (1, ALWAYS[1]))
+            for number in range(second, len(self.kernels)):
+                self._times[number] = min(number - second + first, second - 1)
+
+    def _add(self, group: Group, details: tuple[int, int]) -> None:
+        self._now = details
+        self._lower(group)
+        self._details += [details] * (len(self.kernels) - len(self._details))
 
     # -- memory --------------------------------------------------------------------------------------------
     def _input(self, node: Node, number: int) -> View:
@@ -148,9 +185,11 @@ class _Lowering:
         """Where the value of a node lies; a copy is made where strides cannot express it."""
         if node in self.stored:
             return self.stored[node]
-        if node not in self._views:
-            self._views[node] = self._find(node)
-        return self._views[node]
+        for now in (ALWAYS, self._now):
+            if (node, now) in self._views:
+                return self._views[node, now]
+        view = self._views[node, self._now] = self._find(node)
+        return view
 
     def _find(self, node: Node) -> View:
         if node.primitive is None:
@@ -172,7 +211,8 @@ class _Lowering:
 
     def _copied(self, node: Node, source: View) -> View:
         """A dense copy of what a view shows."""
-        if node not in self._copies:
+        key = node, self._now  # what is copied in some detail is not there in others
+        if key not in self._copies:
             strides = dense_strides(source.shape)
             buffer = Buffer(
                 f"{source.buffer.name}_copy",
@@ -183,8 +223,8 @@ class _Lowering:
             )
             target = View(buffer, 0, source.shape, strides)
             self.kernels.append(copy(source, target, (node,)))
-            self._copies[node] = target
-        return self._copies[node]
+            self._copies[key] = target
+        return self._copies[key]
 
     def _in_their_places(self) -> tuple[View, ...]:
         """Where the outputs lie: new values of states in the memory of the old ones."""
@@ -196,6 +236,7 @@ class _Lowering:
                 views[number] = self._copied(node, views[number])  # before that state changes
         for number, home in homes.items():
             views[number] = self._into_state(views[number], home, self.graph.outputs[number])
+        self._details += [ALWAYS] * (len(self.kernels) - len(self._details))
         return tuple(views)
 
     def _into_state(self, view: View, home: View, node: Node) -> View:
@@ -213,34 +254,21 @@ class _Lowering:
     def _nobody_reads_after(self, written: Buffer, old: Buffer) -> bool:
         """True when the old value is not read once the new one is written, except element by element."""
         self._look_at_kernels()
-        writer = self._first_writer[written]
-        kernel = self.kernels[writer]
-        if self._last_reader.get(old, -1) > writer or old.home is not None:
+        time = self._first_writer[written]
+        if self._last_reader.get(old, -1) > time or old.home is not None:
             return False
-        if old not in read_and_written(kernel)[0]:
-            return True
-        if isinstance(kernel, Special | Repeat) or (
-            isinstance(kernel, Contraction) and old in (kernel.left.buffer, kernel.right.buffer)
-        ):
-            return False
-        accesses = accesses_of(kernel.statements)
-        mine = {each.strides for each in accesses if each.buffer is written}
-        theirs = {(each.strides, each.offset) for each in accesses if each.buffer is old}
-        both = (written, old)
-        touching = [each for each in kernel.statements if any(a.buffer in both for a in each.accesses)]
-        writers = [each for each in touching if each.target is not None and each.target.buffer is written]
-        if any(stores_again(kernel, each) for each in writers):
-            return False
-        stages = {(each.per_row, stage_of(each)) for each in touching}
-        return len(mine) == 1 and theirs == {(next(iter(mine)), 0)} and len(stages) == 1
+        versions = [time, *(number for number, first in self._times.items() if first == time)]
+        return all(_replaces(self.kernels[number], written, old) for number in versions)
 
     def _look_at_kernels(self) -> None:
         """Take note of who reads and writes what, in the kernels that were added since the last time."""
         for number in range(self._looked_at, len(self.kernels)):
             read, written = read_and_written(self.kernels[number])
-            self._last_reader.update(dict.fromkeys(read, number))
+            time = self._times.get(number, number)
+            for buffer in read:
+                self._last_reader[buffer] = max(time, self._last_reader.get(buffer, -1))
             for buffer in written:
-                self._first_writer.setdefault(buffer, number)
+                self._first_writer.setdefault(buffer, time)
         self._looked_at = len(self.kernels)
 
     # -- kernels ---------------------------------------------------------------------------------------------
@@ -362,6 +390,26 @@ def _itself(node: Node) -> Node | None:
     while node.primitive is not None and node.name in ALIASES:
         node = node.operands[0]
     return None if node.primitive is None or is_view(node) else node
+
+
+def _replaces(kernel: Work, written: Buffer, old: Buffer) -> bool:
+    """True where a kernel may write one buffer in the memory of another: it reads that element by element."""
+    if old not in read_and_written(kernel)[0]:
+        return True
+    if isinstance(kernel, Special | Repeat) or (
+        isinstance(kernel, Contraction) and old in (kernel.left.buffer, kernel.right.buffer)
+    ):
+        return False
+    accesses = accesses_of(kernel.statements)
+    mine = {each.strides for each in accesses if each.buffer is written}
+    theirs = {(each.strides, each.offset) for each in accesses if each.buffer is old}
+    both = (written, old)
+    touching = [each for each in kernel.statements if any(a.buffer in both for a in each.accesses)]
+    writers = [each for each in touching if each.target is not None and each.target.buffer is written]
+    if any(stores_again(kernel, each) for each in writers):
+        return False
+    stages = {(each.per_row, stage_of(each)) for each in touching}
+    return len(mine) == 1 and theirs == {(next(iter(mine)), 0)} and len(stages) == 1
 
 
 def _check(graph: Graph) -> None:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from chainrule.schedule.kernels import Buffer, Repeat, Schedule, Work, read_and_written
 
-ARENA, CONSTANTS, SCRATCH, TEAM, WATCH, GIVEN = range(6)
-"""Slots of the table of base pointers. The caller's arrays begin at GIVEN."""
+ARENA, CONSTANTS, SCRATCH, TEAM, WATCH, DETAIL, GIVEN = range(7)
+"""Slots of the table of base pointers; DETAIL is a number instead, how much detail the run is asked for. The
+caller's arrays begin at GIVEN."""
 
 LINE = 64
 """Bytes: a cache line, and the widest vector. Every buffer of ours begins at a multiple of it."""
@@ -109,19 +110,34 @@ def guarded_block(size: int) -> Region:
 
 # -- sharing by lifetime -------------------------------------------------------------------------------------
 def _shared(schedule: Schedule, buffers: Iterable[Buffer]) -> tuple[dict[Buffer, int], Region]:
+    """What only runs that are asked for some detail touch lies behind all else: the others work in no more
+    memory than if it were not there.
+    """
     first, last = lifetimes(schedule)
-    births: list[list[Buffer]] = [[] for _ in range(len(schedule.innermost) + 2)]
-    deaths: list[list[Buffer]] = [[] for _ in births]
-    for each in buffers:
-        births[first[each]].append(each)
-        deaths[last[each]].append(each)
-    free, offsets = _FreeList(), {}
-    for born, dying in zip(births, deaths, strict=True):
-        for each in born:
-            offsets[each] = free.take(spread(_bytes(each)))
-        for each in dying:  # only now: a kernel writes its results while it reads what dies with it
-            free.give_back(offsets[each], spread(_bytes(each)))
-    return offsets, Region(free.end)
+    always = {home_of(view.buffer) for view in schedule.inputs}
+    for kernel, (least, _) in schedule.timed:
+        if not least:
+            always.update(map(home_of, set().union(*read_and_written(kernel))))
+    offsets: dict[Buffer, int] = {}
+    end = 0
+    listed = list(buffers)
+    for part in (
+        [each for each in listed if each in always],
+        [each for each in listed if each not in always],
+    ):
+        births: list[list[Buffer]] = [[] for _ in range(len(schedule.innermost) + 2)]
+        deaths: list[list[Buffer]] = [[] for _ in births]
+        for each in part:
+            births[first[each]].append(each)
+            deaths[last[each]].append(each)
+        free = _FreeList(end)
+        for born, dying in zip(births, deaths, strict=True):
+            for each in born:
+                offsets[each] = free.take(spread(_bytes(each)))
+            for each in dying:  # only now: a kernel writes its results while it reads what dies with it
+                free.give_back(offsets[each], spread(_bytes(each)))
+        end = free.end
+    return offsets, Region(end)
 
 
 def lifetimes(schedule: Schedule) -> tuple[dict[Buffer, int], dict[Buffer, int]]:
@@ -159,8 +175,8 @@ def home_of(buffer: Buffer) -> Buffer:
 class _FreeList:
     """Holes between blocks, merged with their neighbours; memory ends at `end`."""
 
-    def __init__(self) -> None:
-        self.end = 0
+    def __init__(self, start: int) -> None:
+        self.end = start
         self._holes: list[tuple[int, int]] = []  # (offset, size), by offset
 
     def take(self, size: int) -> int:

@@ -23,8 +23,10 @@ class CheckedPythonSteps(PythonSteps):
 
     checked = True
 
-    def _values(self, leaves: Sequence[Array], chosen: Array, given: Sequence[Array]) -> Sequence[Any]:
-        values = super()._values(leaves, chosen, given)
+    def _values(
+        self, leaves: Sequence[Array], chosen: Array, given: Sequence[Array], detail: int
+    ) -> Sequence[Any]:
+        values = super()._values(leaves, chosen, given, detail)
         check_given(self._program, leaves, chosen, given, values)
         return values
 
@@ -38,26 +40,28 @@ class CheckedNativeSteps(NativeSteps):
     def _compiled(self, watch: Watch) -> Training:
         return super()._compiled(Looking() if watch is UNWATCHED else watch)
 
-    def run(self, leaves: Sequence[Array], rows: Array) -> Array:
+    def run(self, leaves: Sequence[Array], rows: Array, details: Array | None = None) -> list[Array]:
         before = self._state()
         try:
-            noted = super().run(leaves, rows)
-            if np.isfinite(noted[:, :NOTED]).all():
+            noted = super().run(leaves, rows, details)
+            if np.isfinite(noted[0]).all():
                 return noted
         except NotFiniteError:
             pass
-        noted = np.empty((len(rows), self.noted))
+        each = []
         for number, chosen in enumerate(rows):
             self._put_back(before)
-            noted[number] = self._step(leaves, chosen, before)
+            each.append(self._step(leaves, chosen, before, None if details is None else details[[number]]))
             before = self._state()
-        return noted
+        return [np.concatenate(parts) for parts in zip(*each, strict=True)]
 
-    def _step(self, leaves: Sequence[Array], chosen: Array, before: Sequence[Array]) -> Array:
+    def _step(
+        self, leaves: Sequence[Array], chosen: Array, before: Sequence[Array], details: Array | None
+    ) -> list[Array]:
         given = [*(np.take(leaf, chosen, axis=0) for leaf in leaves), *before]
         try:
-            noted: Array = super().run(leaves, chosen[None])[0]
-            check_given(self._program, leaves, chosen, given, noted)
+            noted = super().run(leaves, chosen[None], details)
+            check_given(self._program, leaves, chosen, given, noted[0][0])
         except NotFiniteError as found:
             self._put_back(before)
             raise explained(found, self.code, self._graph, given) from None

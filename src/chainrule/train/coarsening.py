@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 ROWS = 2048
 """Rows there is room for at most: a million steps in rows of 512 or 1,024."""
 BYTES = 1 << 25
-"""Of all rows at most: for more than 1,024 numbers a step there are fewer rows."""
+"""Of all rows at most, if not said otherwise: for more than 1,024 numbers there are fewer rows."""
 SUM, MAXIMUM = 0, 1
 
 
@@ -27,9 +27,9 @@ class Coarsened:
     span   steps of a row, a power of two; the last row may have got fewer so far
     """
 
-    def __init__(self, width: int) -> None:
-        self.total, self.span = 0, 1
-        self._room = _rows_for(width)
+    def __init__(self, width: int, most: int = BYTES) -> None:
+        self.total, self.span, self.width = 0, 1, width
+        self._room = _rows_for(width, most)
         self._rows = np.empty((self._room, 2, width))
 
     def append(self, numbers: Array) -> None:
@@ -73,9 +73,9 @@ class Coarsened:
         return np.diff(ends, prepend=0)
 
     @classmethod
-    def restored(cls, rows: Array, total: int) -> Coarsened:
+    def restored(cls, rows: Array, total: int, most: int = BYTES) -> Coarsened:
         """What had these `rows` after `total` steps; `ValueError` where that cannot be."""
-        made = cls(rows.shape[2])
+        made = cls(rows.shape[2], most)
         made.total = total
         while total >= made._room * made.span:
             made.span *= 2
@@ -85,7 +85,7 @@ class Coarsened:
         return made
 
 
-def _rows_for(width: int) -> int:
+def _rows_for(width: int, bytes_: int) -> int:
     """A power of two, two at least."""
-    most = max(2, BYTES // max(1, 2 * 8 * width))
+    most = max(2, bytes_ // max(1, 2 * 8 * width))
     return min(ROWS, 1 << most.bit_length() - 1)

@@ -13,8 +13,8 @@ from chainrule import passes
 from chainrule.backends.native.training import Training
 from chainrule.backends.native.watching import UNWATCHED, Watch
 from chainrule.errors import BoundsError
-from chainrule.graph import constant
-from chainrule.program import compiler, on_demand
+from chainrule.graph import Graph, constant
+from chainrule.program import Executable, compiler, on_demand
 from chainrule.schedule.kernels import Unsupported
 from chainrule.tensor import Cell
 from chainrule.trace import Program
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 NOTED = 2
-"""Numbers that every step gives back first: its loss and the norm of its gradients. Telemetry follows."""
+"""Numbers that every step gives back: its loss and the norm of its gradients."""
 SLICE_NUMBERS = 1 << 18
-"""Numbers of all steps of a slice at most: what a cache holds."""
+"""Numbers that the steps of a slice give back at most: what a cache holds."""
 SLICE_SECONDS = 0.1
 """How long native code runs before Python looks after progress, Ctrl-C and checkpoints."""
 
@@ -35,16 +35,18 @@ class Stepper(Protocol):
     """Takes steps. Between `load` and `unload` it has the values of the cells."""
 
     backend: str
-    noted: int
-    """Numbers that a step gives back."""
+    noted: tuple[int, ...]
+    """For everything that a step may give back how much detail it has to be asked for."""
 
     def load(self) -> None:
         """Take the values of the cells over."""
 
-    def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        """One step per row of `rows` (steps, batch), integers; returns (steps, noted) numbers.
+    def run(self, leaves: Sequence[Array], rows: Array, details: Array | None = None) -> list[Array]:
+        """One step per row of `rows` (steps, batch), integers; for each an integer: how much detail it is
+        asked for.
 
-        Elements of a row of each of `leaves` lie side by side.
+        Elements of a row of each of `leaves` lie side by side. Returns for each detail an array (steps that
+        were asked for it, numbers); the first has the `NOTED` of every step.
         """
 
     def unload(self) -> None:
@@ -54,15 +56,21 @@ class Stepper(Protocol):
         """The step as text, see `Trainer.show`."""
 
 
-def stepper(program: Program, backend: str, checked: bool = False) -> Stepper:
-    """The one for a backend; the reference, with a warning, for what native code cannot do yet."""
+def stepper(program: Program, noted: Sequence[int], backend: str, checked: bool = False) -> Stepper:
+    """The one for a backend; the reference, with a warning, for what native code cannot do yet.
+
+    noted  for everything that a step notes how much detail it has to be asked for
+    """
     if backend == "native":
+        kind = _looked_at().CheckedNativeSteps if checked else NativeSteps
         try:
-            return _looked_at().CheckedNativeSteps(program) if checked else NativeSteps(program)
+            steps: Stepper = kind(program, noted)
+            return steps
         except Unsupported as reason:
             warnings.warn(f"{reason}: the training step runs on the numpy backend instead", stacklevel=5)
             backend = "numpy"
-    return _looked_at().CheckedPythonSteps(program, backend) if checked else PythonSteps(program, backend)
+    steps = (_looked_at().CheckedPythonSteps if checked else PythonSteps)(program, noted, backend)
+    return steps
 
 
 def _looked_at() -> Any:
@@ -74,33 +82,47 @@ class PythonSteps:
 
     checked = False
 
-    def __init__(self, program: Program, backend: str) -> None:
+    def __init__(self, program: Program, noted: Sequence[int], backend: str) -> None:
         self.backend = backend
-        self.noted = program.structure.leaves
+        self.noted = tuple(noted)
         self._program = program
-        self._execute = compiler(backend, self.checked)(program.graph)
+        self._executables: dict[int, Executable] = {}
         self._state: dict[Cell, Any] = {}
 
     def load(self) -> None:
         self._state = {}
 
-    def run(self, leaves: Sequence[Array], rows: Array) -> Array:
-        noted = np.empty((len(rows), self.noted))
+    def run(self, leaves: Sequence[Array], rows: Array, details: Array | None = None) -> list[Array]:
+        noted: list[list[Array]] = [[] for _ in range(1 + max(self.noted))]
         for number, chosen in enumerate(rows):
+            detail = 0 if details is None else min(int(details[number]), len(noted) - 1)
             batch = [leaf[chosen] for leaf in leaves]
             state = self._state
             given = [*batch, *(state[c] if c in state else c.numpy() for c in self._program.read)]
-            values = self._values(leaves, chosen, given)
-            state.update(zip(self._program.written, values[self.noted :], strict=True))
-            noted[number] = values[: self.noted]
-        return noted
+            values = self._values(leaves, chosen, given, detail)
+            count = len(values) - len(self._program.written)
+            state.update(zip(self._program.written, values[count:], strict=True))
+            for each, row in enumerate(_by_detail(values[:count], self.noted, detail)):
+                noted[each].append(row)
+        return [np.array(each or np.empty((0, 0)), np.float64) for each in noted]
 
-    def _values(self, leaves: Sequence[Array], chosen: Array, given: Sequence[Array]) -> Sequence[Any]:
+    def _values(
+        self, leaves: Sequence[Array], chosen: Array, given: Sequence[Array], detail: int
+    ) -> Sequence[Any]:
         """What the step computes."""
-        return self._execute(given)
+        return self._execute(detail)(given)
+
+    def _execute(self, detail: int) -> Executable:
+        """The step with everything of some detail, and what has less."""
+        if detail not in self._executables:
+            graph, count = self._program.graph, len(self.noted)
+            told = [node for node, each in zip(graph.outputs, self.noted, strict=False) if each <= detail]
+            asked = Graph(graph.inputs, (*told, *graph.outputs[count:]))
+            self._executables[detail] = compiler(self.backend, self.checked)(asked)
+        return self._executables[detail]
 
     def show(self, what: str) -> str:
-        return self._execute.show(what)
+        return self._execute(max(self.noted)).show(what)
 
     def unload(self) -> None:
         for cell, value in self._state.items():
@@ -108,13 +130,21 @@ class PythonSteps:
         self._state = {}
 
 
+def _by_detail(values: Sequence[Any], noted: Sequence[int], most: int) -> Iterator[Array]:
+    """What has each detail up to the most, as one array."""
+    here = [each for each in noted if each <= most]
+    for detail in range(most + 1):
+        parts = [np.ravel(value) for value, each in zip(values, here, strict=True) if each == detail]
+        yield np.concatenate(parts) if parts else np.empty(0)
+
+
 class NativeSteps:
     """Steps taken by native code, whole slices of an epoch in one call."""
 
     backend = "native"
 
-    def __init__(self, program: Program) -> None:
-        self.noted = program.structure.leaves
+    def __init__(self, program: Program, noted: Sequence[int]) -> None:
+        self.noted = tuple(noted)
         self._program = program
         self._graph = passes.simplify_for_kernels(program.graph)
         self.code = self._compiled(UNWATCHED)
@@ -123,16 +153,16 @@ class NativeSteps:
     def _compiled(self, watch: Watch) -> Training:
         arguments = self._program.arguments
         places = {cell: arguments + k for k, cell in enumerate(self._program.read)}
-        state = {self.noted + k: places[cell] for k, cell in enumerate(self._program.written)}
+        state = {len(self.noted) + k: places[cell] for k, cell in enumerate(self._program.written)}
         return Training(self._graph, arguments, self.noted, state, watch=watch)
 
     def load(self) -> None:
         self.code.load([cell.numpy() for cell in self._program.read])
         self._spoiled = False
 
-    def run(self, leaves: Sequence[Array], rows: Array) -> Array:
+    def run(self, leaves: Sequence[Array], rows: Array, details: Array | None = None) -> list[Array]:
         try:
-            return self.code.run(leaves, np.ascontiguousarray(rows, np.int64))
+            return self.code.run(leaves, np.ascontiguousarray(rows, np.int64), details)
         except BoundsError:  # found when the slice had ended: its later steps learned from what was wrong
             self._spoiled = True
             self.code.forget()
@@ -175,9 +205,9 @@ class Pace:
         self._fixed = fixed
         self._steps = fixed or 1
 
-    def slices(self, block: Array, noted: int = NOTED) -> Iterator[Array]:
-        """The rows of a block, a slice after the other; a step gives `noted` numbers back."""
-        at, most = 0, max(1, SLICE_NUMBERS // noted)
+    def slices(self, block: Array) -> Iterator[Array]:
+        """The rows of a block, a slice after the other."""
+        at, most = 0, SLICE_NUMBERS // NOTED
         while at < len(block):
             part = block[at : at + min(self._steps, most)]
             started = time.perf_counter()

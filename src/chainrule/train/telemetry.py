@@ -1,155 +1,312 @@
-"""Telemetry: a few numbers about every parameter, computed in the step itself and noted at every step.
-
-`facts` adds them to the program of a step as sums, which a backend computes in the loops that touch these
-arrays anyway; `Telemetry` keeps what the steps gave back and reads it by name.
-"""
+"""Telemetry: what the steps of a training told of themselves (see `facts`), kept in bounded memory."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrule.errors import RunError
-from chainrule.graph import Node
-from chainrule.ops import as_node, ops
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
+from chainrule.train.facts import EXPONENTS, FACTS, PICTURES, Column, Rates
 
 Array = np.ndarray[Any, Any]
 _GAP = 4096
-"""Steps that nobody saw are noted in pieces of this size."""
+"""Samples that nobody saw are noted in pieces of this size."""
+_BYTES = {FACTS: 1 << 24, PICTURES: 1 << 23}
+"""Of everything that is kept, at most."""
 
 
 class ParameterFacts(NamedTuple):
-    """What is told of a parameter; read from telemetry: arrays with a number per row.
+    """What is told of a parameter: arrays with a number per row, see `Telemetry`.
 
-    gradient_norm  Euclidean norm of its gradient, before clipping
-    weight_norm    of the values that the step left
-    update_norm    of what the step added to them
-    nonfinite      elements of its gradient that are infinite or NaN
-
-    In a step, norms are squares of norms: a mean over steps is then their root mean square.
+    gradient  its gradient before clipping; weight: the values that the step left; update: what it added
+    norm      Euclidean norm; mean: of the elements; max: the largest size of an element; zero: the share of
+              elements that are 0; nonfinite: how many are infinite or NaN
     """
 
-    gradient_norm: Any
-    weight_norm: Any
-    update_norm: Any
-    nonfinite: Any
+    gradient_norm: Array
+    gradient_mean: Array
+    gradient_max: Array
+    gradient_zero: Array
+    gradient_nonfinite: Array
+    weight_norm: Array
+    weight_mean: Array
+    weight_max: Array
+    weight_zero: Array
+    weight_nonfinite: Array
+    update_norm: Array
+    update_mean: Array
+    update_max: Array
+    update_zero: Array
+    update_nonfinite: Array
 
 
-def facts(gradient: Any, updated: Any, update: Any) -> ParameterFacts:
-    """The sums that a step notes of a parameter, as scalars of its dtype."""
-    slope = as_node(gradient)
-    one, zero = ops.constant(1, slope.dtype), ops.constant(0, slope.dtype)
-    return ParameterFacts(
-        gradient_norm=_sum_of_squares(slope),
-        weight_norm=_sum_of_squares(as_node(updated)),
-        update_norm=_sum_of_squares(as_node(update)),
-        nonfinite=ops.sum(ops.where(ops.isfinite(slope), zero, one)),
-    )
+class LayerFacts(NamedTuple):
+    """What is told of a layer: arrays with a number per row, see `Telemetry`.
+
+    activation  what it hands on, after the function that follows it, if that has no parameters
+    error       the derivative of the loss by what it computes, before that function
+    saturated   the share of elements within 1% of an end of the range of tanh or sigmoid; NaN for others
+    """
+
+    activation_norm: Array
+    activation_mean: Array
+    activation_max: Array
+    activation_zero: Array
+    activation_saturated: Array
+    activation_nonfinite: Array
+    error_norm: Array
+    error_mean: Array
+    error_max: Array
+    error_zero: Array
+    error_nonfinite: Array
 
 
-def _sum_of_squares(node: Node) -> Node:
-    return ops.sum(ops.square(node))
+class Histogram(NamedTuple):
+    """Sizes of the elements of an array, by powers of two.
+
+    steps      the first step of every row, (rows,)
+    exponents  log2 of the lower edge of each bin, (bins,); smaller sizes are in the first, larger in the last
+    counts     elements in each bin, (rows, bins): a mean over the samples of a row
+    zeros      elements that are 0 (or NaN), (rows,)
+    """
+
+    steps: Array
+    exponents: Array
+    counts: Array
+    zeros: Array
+
+
+class Liveness(NamedTuple):
+    """How often an error reaches the units of a layer.
+
+    steps   the first step of every row, (rows,)
+    shares  (rows, units): at how many places of the batch, as a share, the error of the unit is not 0
+    """
+
+    steps: Array
+    shares: Array
 
 
 class Telemetry(Mapping[str, ParameterFacts]):
-    """What was noted of every parameter, by its path: ``telemetry["0.weight"].gradient_norm``.
+    """What was told of every parameter, by its path: ``telemetry["0.weight"].gradient_norm``.
 
-    Each is an array with a number per row. At first a row is a step. Memory is bounded: when 2,048 rows are
-    full (fewer for networks of more than 256 parameters), every two become one, and so on: a row then stands
-    for 2, 4, 8 ... steps. Norms are then root mean squares over its steps and counts are means; `maxima` has
-    the largest.
+    Each is an array with a number per row. At first a row is a sample, one step of every `Rates.facts`.
+    Memory is bounded: when there is no room for more rows (2,048, fewer for networks of many layers), every
+    two become one, and so on: a row then stands for 2, 4, 8 ... samples. Norms are then root mean squares
+    over its samples, the others means; `maxima` has the largest.
 
-    Squares of norms are noted in the parameter's dtype: in float32 a norm under 1e-19 reads 0, one over 1e19
-    inf. Steps whose numbers were never read, because an error or Ctrl-C came between, are NaN.
+    `layers` has the facts of layers; `histograms` and `liveness` their pictures, from one step of every
+    `Rates.pictures`.
+
+    Numbers are noted in the parameter's dtype: in float32 a norm under 1e-19 reads 0, one over 1e19 inf.
+    Samples that were never read, because an error or Ctrl-C came between, are NaN.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self._places = {name: k for k, name in enumerate(names)}
-        self._first = 0
-        self._kept = Coarsened(self._width)
+    def __init__(self, rates: Rates | None = None) -> None:
+        self.rates = rates
+        each = Rates() if rates is None else rates
+        self._facts, self._pictures = _Samples(each.facts, FACTS), _Samples(each.pictures, PICTURES)
 
-    @property
-    def _width(self) -> int:
-        return len(self._places) * len(ParameterFacts._fields)
-
-    def note(self, step: int, numbers: Array) -> None:
-        """Take the numbers (steps, facts of all parameters) of steps from `step` on.
+    def note(self, step: int, columns: Mapping[int, Sequence[Column]], told: Sequence[Array]) -> None:
+        """Take what steps from `step` on told: facts, then pictures, a row for each sample.
 
         Where that is before the last one noted, training went back: telemetry begins anew.
         """
-        if not self or not len(numbers):
-            return
-        following = self._first + self._kept.total
-        if not self._kept.total or step < following:
-            self._first, self._kept = step, Coarsened(self._width)
-        else:
-            for start in range(following, step, _GAP):
-                self._kept.append(np.full((min(_GAP, step - start), self._width), np.nan))
-        self._kept.append(numbers)
+        both = (self._facts, FACTS), (self._pictures, PICTURES)
+        for (samples, detail), numbers in zip(both, told, strict=False):
+            samples.note(step, columns[detail], numbers)
 
     # -- reading -------------------------------------------------------------------------------------------
     @property
     def steps(self) -> Array:
-        """The first step of every row, counted from 0."""
-        spans = self.spans
-        return self._first + np.cumsum(spans) - spans
+        """The first step of every row of facts, counted from 0."""
+        return self._facts.steps
 
     @property
     def spans(self) -> Array:
-        """For how many steps every row stands."""
-        return self._kept.spans
+        """For how many samples every row of facts stands."""
+        return self._facts.kept.spans
 
     def __getitem__(self, name: str) -> ParameterFacts:
-        if name not in self._places:
-            known = ", ".join(self._places) or "none, because telemetry is off: Trainer(..., telemetry=True)"
-            raise KeyError(f"there is no telemetry of {name!r}; there is of {known}")
-        return self._read(name, SUM, self.spans)
+        return ParameterFacts(*self._facts.read("parameter", name, ParameterFacts._fields))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._facts.names("parameter"))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._facts.names("parameter"))
+
+    @property
+    def layers(self) -> dict[str, LayerFacts]:
+        """The facts of every layer, by its path."""
+        names = self._facts.names("layer")
+        return {name: LayerFacts(*self._facts.read("layer", name, LayerFacts._fields)) for name in names}
 
     @property
     def maxima(self) -> dict[str, ParameterFacts]:
-        """The largest number in every row's steps, instead of the mean; NaN where there was one."""
-        return {name: self._read(name, MAXIMUM, 1) for name in self._places}
+        """The facts of parameters, the largest in every row's samples instead of the mean; NaN where there
+        was one.
+        """
+        return {
+            name: ParameterFacts(*self._facts.read("parameter", name, ParameterFacts._fields, MAXIMUM))
+            for name in self
+        }
 
-    def _read(self, name: str, which: int, spans: Any) -> ParameterFacts:
-        count = len(ParameterFacts._fields)
-        first = count * self._places[name]
-        found = ParameterFacts(*(self._kept.rows[:, which, first : first + count].T / spans))
-        gradient, weight, update = (np.sqrt(squares) for squares in found[:3])
-        return ParameterFacts(gradient, weight, update, found.nonfinite)
+    @property
+    def histograms(self) -> dict[str, Histogram]:
+        """Sizes of activations, errors, gradients and weights: "activation of 0", "gradient of 0.weight"."""
+        found = {}
+        for name in self._pictures.names("histogram"):
+            size = self._pictures.column("histogram", name).size
+            at_least = size * self._pictures.array("histogram", name)
+            counts = at_least[:, 1:] - np.append(at_least[:, 2:], np.zeros((len(at_least), 1)), axis=1)
+            counts[:, 0] += at_least[:, 0] - at_least[:, 1]
+            found[name] = Histogram(self._pictures.steps, np.array(EXPONENTS), counts, size - at_least[:, 0])
+        return found
+
+    @property
+    def liveness(self) -> dict[str, Liveness]:
+        """How often an error reaches each unit, by the path of the layer."""
+        names = self._pictures.names("liveness")
+        return {
+            name: Liveness(self._pictures.steps, self._pictures.array("liveness", name)) for name in names
+        }
 
     def __repr__(self) -> str:
-        if not self:
+        if self.rates is None:
             return "<Telemetry: off>"
-        return f"<Telemetry of {len(self)} parameters: {self._kept.total} steps in {len(self.spans)} rows>"
+        rows = len(self.spans)
+        return f"<Telemetry of {len(self)} parameters: {self._facts.kept.total} samples in {rows} rows>"
 
     # -- keeping -------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Array]:
-        """Everything, as arrays for a checkpoint; nothing while telemetry is off."""
-        if not self:
-            return {}
-        return {"rows": self._kept.rows.copy(), "steps": np.array([self._first, self._kept.total], np.int64)}
+        """Everything, as arrays for a checkpoint; nothing while there is nothing."""
+        found: dict[str, Array] = {}
+        for name, samples in (("facts", self._facts), ("pictures", self._pictures)):
+            if samples.columns:
+                found |= {f"{name}.{key}": value for key, value in samples.state().items()}
+        return found
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Put back what `state` gave; with nothing, or while telemetry is off, do nothing."""
-        if not self or not state:
-            return
+        """Put back what `state` gave; with nothing do nothing."""
         try:
-            (first, total), rows = state["steps"].tolist(), state["rows"]
-            if rows.shape[1:] != (2, self._width):
-                raise ValueError(f"numbers of shape {rows.shape[1:]}, not {(2, self._width)}")
-            kept = Coarsened.restored(rows, total)
-        except (KeyError, ValueError) as reason:
+            for name, detail in (("facts", FACTS), ("pictures", PICTURES)):
+                parts = {
+                    key.removeprefix(f"{name}."): value
+                    for key, value in state.items()
+                    if key.startswith(f"{name}.")
+                }
+                if parts:
+                    setattr(self, f"_{name}", _Samples.restored(detail, parts))
+        except (KeyError, TypeError, ValueError) as reason:
             raise RunError(
-                f"the telemetry that was saved does not fit: {reason}. It was written by another version; "
-                "go on without telemetry"
+                f"the telemetry that was saved cannot be read: {reason}. It was written by another version, "
+                "or changed; go on without telemetry"
             ) from None
-        self._first, self._kept = first, kept
+        if state and self.rates is None:
+            self.rates = Rates(self._facts.every, self._pictures.every)
+
+
+class _Samples:
+    """The numbers of one detail, from one of every so many steps."""
+
+    def __init__(self, every: int, detail: int) -> None:
+        self.every, self._most = every, _BYTES[detail]
+        self.first = 0  # number of the first sample
+        self._begin(())
+
+    def _begin(self, columns: Sequence[Column]) -> None:
+        self.columns = list(columns)
+        self._fitting: tuple[Sequence[Column], Array | None] = ((), None)
+        ends = np.cumsum([0, *(each.width for each in columns)]).tolist()
+        self._starts = {each[:3]: start for each, start in zip(columns, ends, strict=False)}
+        self.kept = Coarsened(ends[-1], self._most)
+
+    def note(self, step: int, columns: Sequence[Column], numbers: Array) -> None:
+        """Take the numbers (samples, width) of those of the steps from `step` on that are samples."""
+        if not len(numbers) or not columns:
+            return
+        sample = -(-step // self.every)
+        following = self.first + self.kept.total
+        if not self.kept.total or sample < following:
+            self._begin(columns)
+            self.first = following = sample
+        for start in range(following, sample, _GAP):
+            self.kept.append(np.full((min(_GAP, sample - start), self.kept.width), np.nan))
+        if self._fitting[0] is not columns:
+            self._fitting = columns, self._sizes(columns)
+        sizes = self._fitting[1]
+        gaps = np.full((len(numbers), self.kept.width), np.nan) if sizes is None else None
+        self.kept.append(numbers / sizes if gaps is None else gaps)
+
+    def _sizes(self, columns: Sequence[Column]) -> Array | None:
+        """What numbers in these columns are divided by; None where they are others than those so far.
+
+        That is so where in steps of another kind the model has other layers.
+        """
+        if [each[:4] for each in columns] != [each[:4] for each in self.columns]:
+            return None
+        return np.repeat([each.size for each in columns], [each.width for each in columns])
+
+    # -- reading -------------------------------------------------------------------------------------------
+    @property
+    def steps(self) -> Array:
+        """The first step of every row."""
+        spans = self.kept.spans
+        return (self.first + np.cumsum(spans) - spans) * self.every
+
+    def names(self, kind: str) -> list[str]:
+        """What there is of a kind, in its order."""
+        return list(dict.fromkeys(each.name for each in self.columns if each.kind == kind))
+
+    def column(self, kind: str, name: str, field: str = "") -> Column:
+        """One column, by what it tells."""
+        return next(each for each in self.columns if each[:3] == (kind, name, field))
+
+    def array(self, kind: str, name: str, field: str = "", which: int = SUM) -> Array:
+        """The numbers of one column (rows, width): means, or the largest; NaN for one that is not there."""
+        start = self._starts.get((kind, name, field))
+        rows = self.kept.rows
+        if start is None:
+            return np.full((len(rows), 1), np.nan)
+        found = rows[:, which, start : start + self.column(kind, name, field).width]
+        return found / self.kept.spans[:, None] if which == SUM else found
+
+    def read(self, kind: str, name: str, fields: Sequence[str], which: int = SUM) -> Iterator[Array]:
+        """Some facts of one layer or parameter."""
+        known = self.names(kind)
+        if name not in known:
+            told = ", ".join(known) or "none, because no step has told anything: see Trainer(telemetry=...)"
+            raise KeyError(f"there is no telemetry of {name!r}; there is of {told}")
+        for field in fields:
+            numbers = self.array(kind, name, field, which)[:, 0]
+            yield np.sqrt(numbers) if field.endswith("_norm") else numbers
+
+    # -- keeping -------------------------------------------------------------------------------------------
+    def state(self) -> dict[str, Array]:
+        """Everything, as arrays."""
+        columns = json.dumps(self.columns).encode()
+        return {
+            "columns": np.frombuffer(columns, np.uint8),
+            "rows": self.kept.rows.copy(),
+            "samples": np.array([self.every, self.first, self.kept.total], np.int64),
+        }
+
+    @classmethod
+    def restored(cls, detail: int, state: Mapping[str, Array]) -> _Samples:
+        """What `state` gave; `KeyError`, `TypeError` or `ValueError` where it did not."""
+        columns = [Column(*each) for each in json.loads(state["columns"].tobytes())]
+        every, first, total = state["samples"].tolist()
+        if every < 1:
+            raise ValueError(f"a sample of every {every} steps")
+        made = cls(every, detail)
+        made._begin(columns)
+        rows = state["rows"]
+        if rows.shape[1:] != made.kept.rows.shape[1:]:
+            raise ValueError(f"numbers of shape {rows.shape[1:]}, not {made.kept.rows.shape[1:]}")
+        made.first, made.kept = first, Coarsened.restored(rows, total, made._most)
+        return made

@@ -8,7 +8,8 @@ back, so a step can be repeated, checkpointed and replayed exactly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,16 +18,19 @@ from chainrule.backends.native.build import collection_paused
 from chainrule.backends.native.training import row_is_dense
 from chainrule.data.windows import Windows
 from chainrule.errors import DataError, RunError, ShapeError
+from chainrule.graph import Node
 from chainrule.nn import Module
+from chainrule.nn.module import observing
 from chainrule.ops import as_array, no_grad, ops
 from chainrule.origin import Origin, because
 from chainrule.program import BACKENDS, Executable, compiler, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
+from chainrule.train.facts import FACTS, PICTURES, Column, Layers, Rates, Told
 from chainrule.train.feeding import batch_of, check_classes, given, shuffled
 from chainrule.train.stepping import NOTED, NativeSteps, Pace, Stepper, stepper
-from chainrule.train.telemetry import Telemetry, facts
-from chainrule.transform import value_and_grad
+from chainrule.train.telemetry import Telemetry
+from chainrule.transform import value_and_cotangents
 from chainrule.tree import Structure, flatten, unflatten
 from chainrule.types import Type, type_of
 
@@ -54,9 +58,9 @@ class Trainer:
     batch_size rows per step when `run` chooses the batches itself
     seed       decides the order of rows and what layers such as Dropout draw
     checked    raise `NumericalError` at the first operation that makes NaN or infinity (see `cr.compile`)
-    telemetry  note norms of gradient, weights and update of every parameter at every step, to be read from
-               `telemetry`. A step takes 1 to 4% longer (by up to 0.1 µs where it takes less than 1 µs)
-               and a fifth longer to compile; its results differ by rounding
+    telemetry  note facts about activations, errors, weights, gradients and updates, to be read from
+               `telemetry`: True, or `train.Rates(facts=16, pictures=1024)`, every how many steps. Other steps
+               are what they would be without, and all results are
 
     >>> import numpy as np, chainrule as cr
     >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -77,7 +81,7 @@ class Trainer:
         seed: int = 0,
         backend: str = "native",
         checked: bool | None = None,
-        telemetry: bool = False,
+        telemetry: bool | Rates = False,
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -106,17 +110,34 @@ class Trainer:
         ]
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
-        self.telemetry = Telemetry(list(self.parameters) if telemetry else ())
-        """Numbers about every parameter at every step; empty unless asked for."""
+        self.rates = (Rates() if telemetry is True else telemetry) or None
+        """Every how many steps they tell of themselves; None: never."""
+        self.telemetry = Telemetry(self.rates)
+        """What the steps told of themselves; empty unless asked for."""
         self._backend = backend  # the one that can do it: the reference, for what has no native kernel
         self._loaded: Stepper | None = None
-        self._steps: dict[Any, tuple[Program, Stepper]] = {}
+        self._steps: dict[Any, _Step] = {}
         self._forwards: dict[Any, tuple[Program, Executable]] = {}
 
     # -- the step as a program ---------------------------------------------------------------------------
     def step(self, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """One step on Tensors: assigns every cell; returns loss, gradient norm and telemetry, to be noted."""
-        value, by_path = value_and_grad(lambda _: self.loss_of(inputs, targets, weights))(self.model)
+        """One step on Tensors: assigns every cell; returns loss, gradient norm, facts and pictures."""
+        return self._told_step(Told.nothing(), inputs, targets, weights)
+
+    def _told_step(self, told: Told, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """The step, which tells of itself where telemetry is on."""
+        layers = Layers(self.model)
+
+        def objective(_: Module) -> Any:
+            with observing(layers) if self.rates else nullcontext():
+                return self.loss_of(inputs, targets, weights)
+
+        def computed(loss: Node) -> list[Node]:
+            return [row.computed for row in layers.within(loss.trace).values()]
+
+        value, by_path, errors = value_and_cotangents(objective, self.model, computed)
+        for (name, row), error in zip(layers.within(value.node.trace).items(), errors, strict=True):
+            told.layer(name, row.activation, error)
         gradients = unclipped = {path: by_path[path] for path in self.parameters}
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
@@ -125,17 +146,16 @@ class Trainer:
             )
         state = unflatten(self._state_structure, self._state)
         updates, new_state = self.optimizer.update(gradients, state, dict(self.parameters))
-        told: list[Any] = []
         for path, parameter in self.parameters.items():
             with because(Origin("update", path)):
                 updated = ops.add(parameter, updates[path])
-                if self.telemetry:
-                    told += facts(unclipped[path], updated, updates[path])
+                if self.rates:
+                    told.parameter(path, unclipped[path], updated, updates[path])
                 parameter.assign(updated)
         for cell, leaf in zip(self._state, flatten(new_state)[0], strict=True):
             cell.assign(leaf)
         self.count.assign(ops.add(self.count, 1))
-        return {"loss": value, "gradient_norm": norm, "telemetry": told}
+        return {"loss": value, "gradient_norm": norm, "facts": told.facts, "pictures": told.pictures}
 
     def loss_of(self, inputs: Any, targets: Any, weights: Any = None) -> Any:
         """The loss of a batch as the next step computes it: layers draw what they will draw then."""
@@ -147,11 +167,9 @@ class Trainer:
     def program(self, data: Any, rows: int | None = None) -> Program:
         """The traced step for batches of `rows` rows (default: the batch size); its graph can be printed."""
         leaves, structure = self.leaves(data)
-        return self._example_step(leaves, structure, rows)[0]
+        return self._example_step(leaves, structure, rows).program
 
-    def _example_step(
-        self, leaves: Sequence[Array], structure: Structure, rows: int | None
-    ) -> tuple[Program, Stepper]:
+    def _example_step(self, leaves: Sequence[Array], structure: Structure, rows: int | None) -> _Step:
         chosen = np.arange(min(rows or self.batch_size, len(leaves[0])))
         return self._traced_step(batch_of(leaves, chosen), structure)
 
@@ -164,7 +182,7 @@ class Trainer:
         """
         made = list(self._steps.values()) if data is None else [self._example_step(*self.leaves(data), rows)]
         return "\n\n".join(
-            str(program.graph) if what == "graph" else steps.show(what) for program, steps in made
+            str(each.program.graph) if what == "graph" else each.stepper.show(what) for each in made
         )
 
     def profile(self, data: Any, steps: int = 200, rows: int | None = None) -> Profile:
@@ -181,7 +199,7 @@ class Trainer:
         (20, True)
         """
         leaves, structure = self.leaves(data)
-        _, stepping = self._example_step(leaves, structure, rows)
+        stepping = self._example_step(leaves, structure, rows).stepper
         if not isinstance(stepping, NativeSteps):
             raise RunError("the training step runs on the numpy backend, which has no kernels to time")
         self._settle()
@@ -190,22 +208,25 @@ class Trainer:
         rounds = np.array_split(block, min(_ROUNDS, steps))
         return stepping.profile(leaves, [rounds[0], *rounds])
 
-    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> tuple[Program, Stepper]:
+    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> _Step:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
         made = self._steps.get(key)
-        if made is None or not made[0].holds:
+        if made is None or not made.program.holds:
             with collection_paused():
                 made = self._steps[key] = self._made_step(key[1], structure)
         return made
 
-    def _made_step(self, types: Sequence[Type], structure: Structure) -> tuple[Program, Stepper]:
+    def _made_step(self, types: Sequence[Type], structure: Structure) -> _Step:
+        told = Told.nothing()
+
         def traced(*tensors: Tensor) -> Any:
-            return self.step(*unflatten(structure, tensors))
+            return self._told_step(told, *unflatten(structure, tensors))
 
         program = trace_program(traced, types)
-        steps = stepper(program, self._backend, self.checked)
+        noted = [0] * NOTED + [FACTS] * len(told.facts) + [PICTURES] * len(told.pictures)
+        steps = stepper(program, noted, self._backend, self.checked)
         self._backend = steps.backend
-        return program, steps
+        return _Step(program, steps, told.columns)
 
     # -- running -----------------------------------------------------------------------------------------
     def run(
@@ -244,12 +265,13 @@ class Trainer:
         pace = Pace(1 if on_step is not None else None)
         try:
             for block in chosen:
-                _, stepping = self._traced_step(batch_of(leaves, block[0]), structure)
-                for rows in pace.slices(block, stepping.noted):
-                    self._load(stepping)
-                    noted = stepping.run(leaves, rows)
-                    last, self.gradient_norm = map(float, noted[-1, :NOTED])
-                    self.telemetry.note(at, noted[:, NOTED:])
+                step = self._traced_step(batch_of(leaves, block[0]), structure)
+                for rows in pace.slices(block):
+                    self._load(step.stepper)
+                    details = self.rates.details(at, len(rows)) if self.rates else None
+                    noted, *told = step.stepper.run(leaves, rows, details)
+                    last, self.gradient_norm = map(float, noted[-1])
+                    self.telemetry.note(at, step.columns, told)
                     at += len(rows)
                     if on_step is not None:
                         self._settle()
@@ -379,6 +401,14 @@ class Trainer:
         state = self.optimizer.with_scale(unflatten(self._state_structure, self._state), scale)
         for cell, leaf in zip(self._state, flatten(state)[0], strict=True):
             cell.assign(leaf)
+
+
+class _Step(NamedTuple):
+    """A step for batches of some types: as a program, who takes it, and what it tells of itself."""
+
+    program: Program
+    stepper: Stepper
+    columns: dict[int, list[Column]]
 
 
 def _cell(leaf: Any, name: str) -> Buffer:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from chainrule.backends.native.emit import Emitted, Function, Module
@@ -21,9 +23,9 @@ from chainrule.backends.native.status import ACCESSOR
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.values import INDEX, POINTER, Index, Value, constant
 from chainrule.backends.native.watching import UNWATCHED, Pointer, Watch
-from chainrule.schedule.kernels import Access, Kernel, Repeat, Schedule, View, Window, Work, places
+from chainrule.schedule.kernels import ALWAYS, Access, Kernel, Repeat, Schedule, View, Window, Work, places
 from chainrule.schedule.listing import cost
-from chainrule.schedule.memory import LINE, SCRATCH, TEAM, Plan
+from chainrule.schedule.memory import DETAIL, LINE, SCRATCH, TEAM, Plan
 from chainrule.schedule.structure import structure
 
 Emitter = Callable[[Module, str, Any, Target], Emitted]
@@ -117,7 +119,8 @@ def calls_text(schedule: Schedule, functions: Functions, plan: Plan, threads: in
         return f"{next(numbers)} {given}"
 
     calls = map(told, schedule.kernels)
-    return "\n".join([f"{threads} threads, pieces of {GRAIN}", *functions.texts, *calls])
+    details = f"details {schedule.details if schedule.has_details else ()}"
+    return "\n".join([f"{threads} threads, pieces of {GRAIN}", *functions.texts, *calls, details])
 
 
 def scratch_bytes(emitted: Sequence[Emitted]) -> int:
@@ -167,9 +170,24 @@ class _Steps:
             long = len(schedule.kernels) > _STRETCH
             self._function = Function(self._made.module, name, [("table", POINTER)], literally=long)
             (self._table,) = self._function.arguments
-            self._run(schedule.kernels[first : first + _STRETCH], {})
+            bases: dict[int, Value] = {}
+            stretch = schedule.timed[first : first + _STRETCH]
+            for details, group in groupby(stretch, key=itemgetter(1)):
+                self._run_for(details, [kernel for kernel, _ in group], bases)
             self._function.give_back()
             step.call(name, "void", step.arguments)
+
+    def _run_for(self, details: tuple[int, int], kernels: Sequence[Work], bases: dict[int, Value]) -> None:
+        """Code for kernels that run only with some details."""
+        if details == ALWAYS:
+            self._run(kernels, bases)
+            return
+        step, (least, most) = self._function, details
+        asked = step.load(step.at(self._table, DETAIL, POINTER), INDEX)
+        fits = step.compare("sle", asked, step.index(most))
+        if least:
+            fits = step.compare("sge", asked, step.index(least))
+        step.if_then(fits, lambda: self._run(kernels, dict(bases)))
 
     def _run(self, kernels: Sequence[Work], bases: dict[int, Value]) -> None:
         """Code for kernels in order; `bases` are the pointers of the table that are at hand."""

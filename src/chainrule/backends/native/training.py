@@ -1,11 +1,13 @@
 """The training loop as native code: gather a minibatch, take a step, note its numbers, again.
 
-    void train(ptr table, ptr data, ptr rows, ptr noted, i64 first, i64 last)
+    void train(ptr table, ptr data, ptr rows, ptr noted, ptr asked, i64 first, i64 last)
 
 `table` holds the base pointers of the step (see `step`); `data` for every array of the data its address and
-the bytes from one row to the next; `rows` the row numbers of all steps, a batch after the other; `noted` has
-room for a float64 per step and number that is noted. Parameters and optimizer state stay in the arena from
-step to step, and from call to call.
+the bytes from one row to the next; `rows` the row numbers of all steps, a batch after the other. `noted` has
+the address of an array for each degree of detail, with room for the numbers of the steps that are asked for
+it; `asked` for every step how much detail it is asked for, and its row in each of these arrays but the first,
+which has a row for every step. Parameters and optimizer state stay in the arena from step to step, and from
+call to call.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
+from itertools import groupby
 
 import numpy as np
 
@@ -31,6 +34,7 @@ from chainrule.backends.native.watching import UNWATCHED, Watch
 from chainrule.graph import Array, Graph
 from chainrule.schedule.kernels import View
 from chainrule.schedule.lower import schedule
+from chainrule.schedule.memory import DETAIL
 from chainrule.schedule.views import dense_strides
 from chainrule.types import Shape
 
@@ -42,21 +46,25 @@ _LINE = 64
 class Training(Program):
     """The step of a trainer, run many times in one call.
 
-    graph   inputs: `leaves` arrays of a batch, then state; outputs: `noted` scalars, then new state
+    graph   inputs: `leaves` arrays of a batch, then state; outputs: what is noted, scalars or vectors, then
+            new state
+    noted   for everything that is noted with how much detail a step has to be asked for it; those asked for
+            none give the first few
     state   output → input whose value it replaces (both by number)
     """
 
     def __init__(
-        self, graph: Graph, leaves: int, noted: int, state: Mapping[int, int],
+        self, graph: Graph, leaves: int, noted: Sequence[int], state: Mapping[int, int],
         target: Target | None = None, *, guarded: bool | None = None,
         emitters: Mapping[type, Emitter] = EMITTERS, watch: Watch = UNWATCHED,
     ) -> None:  # fmt: skip
         self.graph = graph
-        self._leaves, self._noted = leaves, noted
-        made = schedule(graph, owned=True, state=state)
+        self._leaves, self._noted = leaves, tuple(noted)
+        details = (*noted, *[0] * (len(graph.outputs) - len(noted)))
+        made = schedule(graph, owned=True, state=state, details=details)
         super().__init__(made, target, guarded=guarded, emitters=emitters, watch=watch)
         pointer, index = ctypes.c_void_p, ctypes.c_int64
-        self._train = self.code.function("train", pointer, pointer, pointer, pointer, index, index)
+        self._train = self.code.function("train", *[pointer] * 5, index, index)
         self._frame = self._new_frame()
         self._resident: list[Array | None] = [None] * (len(graph.inputs) - leaves)
 
@@ -91,16 +99,24 @@ class Training(Program):
         """Say that what is in the arena is nobody's state: the next `load` puts every value there."""
         self.holds([None] * len(self._resident))
 
-    def run(self, data: Sequence[Array], rows: Array) -> Array:
-        """Train on batches of `rows` (steps, batch), an int64 array; what was noted, (steps, numbers).
+    def run(self, data: Sequence[Array], rows: Array, details: Array | None = None) -> list[Array]:
+        """Train on batches of `rows` (steps, batch), an int64 array.
+
+        details  for every step how much detail it is asked for; none, if not given
+        Returns what was noted, for each detail an array (steps that were asked for it, numbers).
 
         The rows of each array of `data` must be dense (`row_is_dense`), and all numbers those of a row.
         """
-        steps = len(rows)
-        noted = np.empty((steps, self._noted))
+        steps, widths = len(rows), self.widths
+        asked = _asked(details, steps, len(widths))
+        counts = [steps, *((asked[:, 0] >= detail).sum() for detail in range(1, len(widths)))]
+        noted = [np.empty((count, width)) for count, width in zip(counts, widths, strict=True)]
+        places = np.array([address(each) for each in noted], np.int64)
         given = np.array([each for leaf in data for each in (leaf.ctypes.data, leaf.strides[0])], np.int64)
         with self.working(self._frame):
-            self._train(self._frame.table, address(given), address(rows), address(noted), 0, steps)
+            self._train(
+                self._frame.table, address(given), address(rows), address(places), address(asked), 0, steps
+            )
         return noted
 
     def state(self) -> list[Array]:
@@ -118,7 +134,7 @@ class Training(Program):
     @cached_property
     def _written(self) -> list[Array]:
         """The same as a step leaves them."""
-        return list(map(self._array, self.schedule.outputs[self._noted :]))
+        return list(map(self._array, self.schedule.outputs[len(self._noted) :]))
 
     def _array(self, view: View) -> Array:
         place = self.plan.places[view.buffer]
@@ -130,14 +146,31 @@ class Training(Program):
         """Where the arrays of a batch lie."""
         return self.schedule.inputs[: self._leaves]
 
-    @property
-    def notes(self) -> tuple[View, ...]:
-        """Where the numbers lie that are noted after a step."""
-        return self.schedule.outputs[: self._noted]
+    @cached_property
+    def notes(self) -> list[list[View]]:
+        """Where the numbers lie that are noted after a step, for each detail."""
+        views = self.schedule.outputs[: len(self._noted)]
+        pairs = list(zip(views, self._noted, strict=True))
+        return [[view for view, each in pairs if each == detail] for detail in range(max(self._noted) + 1)]
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """How many numbers each detail has."""
+        return [sum(math.prod(view.shape) for view in views) for views in self.notes]
 
     @property
     def _seen(self) -> tuple[View, ...]:
-        return (*self.batch, *self.notes)
+        return (*self.batch, *(view for views in self.notes for view in views))
+
+
+def _asked(details: Array | None, steps: int, most: int) -> Array:
+    """For every step how much detail it is asked for, then its row in the array of each but the first."""
+    asked = np.zeros((steps, most), np.int64)
+    if details is not None and steps:
+        asked[:, 0] = details
+        for detail in range(1, most):
+            np.cumsum(asked[:-1, 0] >= detail, out=asked[1:, detail])
+    return asked
 
 
 def row_is_dense(array: Array) -> bool:
@@ -152,19 +185,12 @@ def row_is_dense(array: Array) -> bool:
 
 # -- code ----------------------------------------------------------------------------------------------------
 def _emit_train(module: Module, training: Training) -> None:
-    names = ("table", "data", "rows", "noted", "first", "last")
-    types = (POINTER, POINTER, POINTER, POINTER, INDEX, INDEX)
+    names = ("table", "data", "rows", "noted", "asked", "first", "last")
+    types = (*[POINTER] * 5, INDEX, INDEX)
     train = Function(module, "train", list(zip(names, types, strict=True)), internal=False)
-    table, data, rows, noted, first, last = train.arguments
+    table, data, rows, noted, asked, first, last = train.arguments
     target, watch = training.target, training.watch
-    views = (*training.batch, *training.notes)
-    slots = dict.fromkeys(training.plan.places[view.buffer].slot for view in views)
-    bases = {slot: train.load(train.at(table, slot, POINTER), POINTER) for slot in slots}
-
-    def place(view: View) -> Value:
-        slot, offset = training.plan.places[view.buffer]
-        return train.at(bases[slot], offset + view.offset * view.buffer.dtype.itemsize, "i8")
-
+    noting = _Noting(train, training)
     size = training.batch[0].shape[0]
     gathers = [
         _emit_gather(module, f"rows_of_{k}", view, target.lanes(view.buffer.dtype))
@@ -176,20 +202,78 @@ def _emit_train(module: Module, training: Training) -> None:
         for k, (name, view) in enumerate(zip(gathers, training.batch, strict=True)):
             array = train.load(train.at(data, 2 * k, POINTER), POINTER)
             apart = train.load(train.at(data, 2 * k + 1, INDEX), INDEX)
-            gather = partial(train.call, name, "void", [array, apart, chosen, place(view)])
+            gather = partial(train.call, name, "void", [array, apart, chosen, noting.place(view)])
             watch.work(train, table, 1 + k, gather)
+        mine = train.at(asked, train.mul(number, len(training.widths)), INDEX)
+        if training.schedule.has_details:
+            train.store(train.load(mine, INDEX), train.at(table, DETAIL, POINTER))
         train.call("step", "void", [table])
-        slot = train.at(noted, train.mul(number, len(training.notes)), "double")
-        for k, view in enumerate(training.notes):
-            value = train.load(place(view), SCALARS[view.buffer.dtype.name])
-            wide = value if value.type == "double" else train.convert("fpext", value, "double")
-            train.store(wide, train.at(slot, k, "double"))
+        noting.note(noted, number, mine)
 
     def loop() -> None:
         train.loop(first, last, 1, [], step)
 
     flushing_denormals(train, target, lambda: watch.work(train, table, 0, loop))
     train.give_back()
+
+
+class _Noting:
+    """Code that notes the numbers of a step."""
+
+    def __init__(self, train: Function, training: Training) -> None:
+        self._train, self._training = train, training
+        table, places = train.arguments[0], training.plan.places
+        slots = dict.fromkeys(places[view.buffer].slot for view in training._seen)
+        self._bases = {slot: train.load(train.at(table, slot, POINTER), POINTER) for slot in slots}
+
+    def place(self, view: View) -> Value:
+        """Where an array begins."""
+        slot, offset = self._training.plan.places[view.buffer]
+        return self._train.at(self._bases[slot], offset + view.offset * view.buffer.dtype.itemsize, "i8")
+
+    def note(self, noted: Value, number: Index, asked: Value) -> None:
+        """Put the numbers of each detail that was asked for into a row of the array for that."""
+        train = self._train
+        self._put(0, noted, number)
+        for detail in range(1, len(self._training.notes)):
+            enough = train.compare("sge", train.load(asked, INDEX), train.index(detail))
+            train.if_then(enough, partial(self._put_in_row, detail, noted, train.at(asked, detail, INDEX)))
+
+    def _put_in_row(self, detail: int, noted: Value, row: Value) -> None:
+        self._put(detail, noted, self._train.load(row, INDEX))
+
+    def _put(self, detail: int, noted: Value, row: Index) -> None:
+        """Copy what is noted to a row, as float64. A table says where it lies: code for each would be long."""
+        train, at = self._train, 0
+        array = train.load(train.at(noted, detail, POINTER), POINTER)
+        target = train.at(array, train.mul(row, self._training.widths[detail]), "double")
+        places = self._training.plan.places
+        views = self._training.notes[detail]
+        for (slot, dtype), group in groupby(views, lambda v: (places[v.buffer].slot, v.buffer.dtype)):
+            offsets = [offset for view in group for offset in _offsets(view, places[view.buffer].offset)]
+            table = train.module.table(f"noted_{detail}_{at}", INDEX, map(str, offsets))
+            start = train.at(target, at, "double")
+            move = partial(_move, train, self._bases[slot], table, SCALARS[dtype.name], start)
+            train.loop(0, len(offsets), 1, [], move)
+            at += len(offsets)
+
+
+def _offsets(view: View, start: int) -> list[int]:
+    """The bytes from the beginning of memory to each element of a scalar or vector."""
+    stride = view.strides[0] if view.strides else 0
+    return [
+        start + (view.offset + k * stride) * view.buffer.dtype.itemsize for k in range(math.prod(view.shape))
+    ]
+
+
+def _move(
+    train: Function, base: Value, table: Value, scalar: str, target: Value, k: Index, _: list[Value]
+) -> None:
+    """Code for: copy the number that the table says."""
+    offset = train.load(train.at(table, k, INDEX), INDEX)
+    value = train.load(train.at(base, offset, "i8"), scalar)
+    wide = value if value.type == "double" else train.convert("fpext", value, "double")
+    train.store(wide, train.at(target, k, "double"))
 
 
 def _emit_gather(module: Module, name: str, view: View, lanes: int) -> str:

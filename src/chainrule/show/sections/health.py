@@ -28,7 +28,7 @@ def _unsound(telemetry: Telemetry) -> str:
     """Whether any gradient was not finite, and which first."""
     for row, step in enumerate(telemetry.steps.tolist()):
         for name, told in telemetry.maxima.items():
-            if told.nonfinite[row] > 0:
+            if told.gradient_nonfinite[row] > 0:
                 return f"The gradient of {name} is not finite, first around step {step:,}."
     return "All gradients were finite."
 
@@ -49,7 +49,7 @@ def _parameter(name: str, told: ParameterFacts, largest: ParameterFacts) -> Html
         "tr",
         element("th", element("code", clipped(name)), scope="row", class_="what"),
         *(number(value(float(each))) for each in figures),
-        number(count(int(np.nansum(largest.nonfinite)))),
+        number(count(int(np.nansum(largest.gradient_nonfinite)))),
     )
 
 
