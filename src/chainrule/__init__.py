@@ -35,6 +35,7 @@ _HOMES = {
     "ones_like": "creation",
     "full_like": "creation",
     "explain": "insight.explain",
+    "first_bad_number": "insight.bad_number",
     "ledger": "insight.ledger",
     "sensitivity": "insight.sensitivity",
     "steps": "insight.steps",

@@ -30,6 +30,7 @@ from chainrule.creation import ones as ones
 from chainrule.creation import ones_like as ones_like
 from chainrule.creation import zeros as zeros
 from chainrule.creation import zeros_like as zeros_like
+from chainrule.insight.bad_number import first_bad_number as first_bad_number
 from chainrule.insight.explain import explain as explain
 from chainrule.insight.ledger import ledger as ledger
 from chainrule.insight.sensitivity import sensitivity as sensitivity

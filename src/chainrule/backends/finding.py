@@ -21,7 +21,7 @@ from chainrule.schedule.reasons import line_of
 
 NAN, INFINITE = 1, 2
 """Bits that say what there is among some numbers."""
-_NAMES = {NAN: "nan", INFINITE: "inf", NAN | INFINITE: "nan and inf"}
+NAMES = {NAN: "nan", INFINITE: "inf", NAN | INFINITE: "nan and inf"}
 _LISTED = 4  # operands whose values are told
 
 _CURES = {
@@ -33,6 +33,11 @@ _CURES = {
     "pow": "A power of a number below 0 needs a whole exponent, and one of 0 a positive exponent.",
 }
 _ANY_CURE = "A smaller learning rate, clip_norm or scaled inputs keep numbers in range."
+
+
+def cure_of(operation: str) -> str:
+    """What keeps an operation from making NaN or infinity."""
+    return _CURES.get(operation, _ANY_CURE)
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class Fault:
         node = self.node
         turn = "" if self.iteration is None else f" in iteration {self.iteration} of the loop"
         where = f"element {self.position} of {format_type(node.type)}" if self.position else "its result"
-        cure = _CURES.get(node.name, _ANY_CURE)
         return NumericalError(
-            f"{node.name} made {_NAMES[self.kind]}{place_of([node])}: {where}{turn}, where it reads "
-            f"{self._read()}. None of that is {_NAMES[self.kind].replace('and', 'or')}.{also} {cure}"
+            f"{node.name} made {NAMES[self.kind]}{place_of([node])}: {where}{turn}, where it reads "
+            f"{self._read()}. None of that is {NAMES[self.kind].replace('and', 'or')}.{also} "
+            f"{cure_of(node.name)}"
         )
 
     def _read(self) -> str:
@@ -112,9 +117,18 @@ def first_fault(graph: Graph, values: Sequence[Any], kernels: Iterable[Iterable[
     for number, nodes in enumerate(kernels):
         for node in nodes:
             homes.setdefault(node, set()).add(number)
+    return _found(_Search(homes), graph, values)
+
+
+def fault_of(graph: Graph, values: Sequence[Any]) -> Fault | None:
+    """The first operation to blame when `graph` is run on `values`, every node seen by itself."""
+    return _found(_Search(None), graph, values)
+
+
+def _found(search: _Search, graph: Graph, values: Sequence[Any]) -> Fault | None:
     try:
         with np.errstate(all="ignore"):
-            _Search(homes).run(graph, values)
+            search.run(graph, values)
     except _FoundError as found:
         return found.fault
     return None
@@ -213,7 +227,7 @@ class _Search:
             read |= kinds_[each]
         if wrong & ~read and not isinstance(known[node], tuple):
             operands = tuple(np.asarray(known[each]) for each in node.operands)
-            position = _first(np.asarray(known[node]), wrong & ~read)
+            position = first_place(np.asarray(known[node]), wrong & ~read)
             return Fault(node, wrong & ~read, position, operands, iteration)
         return next((faults[each] for each in node.operands if each in faults), None)
 
@@ -231,7 +245,8 @@ class _Body:
         return self._search.run(self._graph, values, next(self._runs))
 
 
-def _first(value: Array, kind: int) -> tuple[int, ...]:
+def first_place(value: Array, kind: int) -> tuple[int, ...]:
+    """The indices of the first element of a kind."""
     wrong = np.zeros(value.shape, bool)
     if kind & NAN:
         wrong |= np.isnan(value)

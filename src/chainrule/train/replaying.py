@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chainrule import optim
 from chainrule.errors import RunError
 from chainrule.nn import Module
@@ -77,6 +79,26 @@ def past_of(
     if recipe.network.model:
         return _of_arrays(folder, recipe, model, data, loss, optimizer)
     return _of_table(folder, recipe, data)
+
+
+def bad_step_of(run: Run | RunFolder | str | Path) -> int | None:
+    """The step at which training ended because its loss or gradient was not finite; None where all were."""
+    if isinstance(run, Run):
+        result, history = run.result, run.history
+    else:
+        folder = run if isinstance(run, RunFolder) else RunFolder(run)
+        saved = folder.checkpoint()
+        result = (
+            folder.document("result.json") if folder.has("result.json") else saved.progress if saved else {}
+        )
+        history = folder.history()
+    found: int | None = result.get("bad_step")
+    if found is None and any(not np.isfinite(row["loss"]) for row in history):
+        raise RunError(
+            "the loss of this run was not finite, but older versions did not note in which step: name one, "
+            "as in cr.first_bad_number(run, step=...)"
+        )
+    return found
 
 
 # -- a run on a table ----------------------------------------------------------------------------------------
