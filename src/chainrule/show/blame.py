@@ -14,6 +14,8 @@ from chainrule.show.pictures.canvas import size_of
 
 _TELLING = 3.0
 """Decades between the gradients of the first and the last weight that are worth a sentence."""
+_DEEP = 30.0
+"""Decades below which a zero is no wonder in float32."""
 _FALLEN = 0.05
 """A loss that fell by less has hardly fallen."""
 _CHANCE = {"r2": 0.05, "auroc": 0.55}
@@ -24,10 +26,9 @@ _GAINS = {WEIGHT: "weights", ACTIVATION: "activations", BLOCK: "blocks"}
 
 def verdict(facts: Facts, inside: Inside) -> list[str]:
     """Whether it learned and, unless it did, what stands in the way; nothing where nobody can tell."""
-    losses = [row["loss"] for row in facts.history]
-    if not losses:
+    if not facts.history:
         return []
-    found = _learned(facts, losses, inside.looks[0].ledger.loss if inside.looks else losses[0])
+    found = _learned(facts, inside)
     return [each for each in (found.told, "" if found.well else blamed(inside)) if each]
 
 
@@ -36,14 +37,19 @@ class _Learned(NamedTuple):
     told: str
 
 
-def _learned(facts: Facts, losses: Sequence[float], first: float) -> _Learned:
+def _learned(facts: Facts, inside: Inside) -> _Learned:
+    losses = [row["loss"] for row in facts.history]
     if not all(map(math.isfinite, losses)):
         return _Learned(False, "")  # what came of it is said elsewhere
+    first = inside.looks[0].ledger.loss if inside.looks else losses[0]
     epochs = counted(len(losses), "epoch")
     fell = f"the training loss went from {value(first)} to {value(losses[-1])} in {epochs}"
     for name, least in _CHANCE.items():
         if name in facts.metrics and not facts.metrics[name] >= least:
             return _Learned(False, f"It did not learn: {fell}, and it is no better than {_GUESSES[name]}.")
+    if inside.constant is not None and losses[-1] > (1 - _FALLEN) * inside.constant > 0:
+        same = f"always giving the same answer would come to {value(inside.constant)}"
+        return _Learned(False, f"It did not learn: {fell}; {same}.")
     if min(losses) > (1 - _FALLEN) * first > 0:
         return _Learned(False, f"It hardly learned: {fell}.")
     return _Learned(True, f"It learned: {fell}.")
@@ -79,8 +85,8 @@ def flowing(ledger: Ledger, kinds: Mapping[str, str]) -> str:
     if len(weights) < 2:
         return ""
     first, last = weights[0], weights[-1]
-    if lost := next((term for term in first.terms if term.decades == -math.inf), None):
-        return f"no gradient reaches {first.name}: it is exactly zero from “{lost.label}” on."
+    if any(term.decades == -math.inf for term in first.terms):
+        return _lost(first)
     if any(math.isnan(term.decades) for term in first.terms):
         return f"the gradient of {first.name} is not finite."
     apart = first.log10_norm - last.log10_norm
@@ -91,6 +97,14 @@ def flowing(ledger: Ledger, kinds: Mapping[str, str]) -> str:
         f"the gradient {verb} on its way back: its norm is {size_of(last.log10_norm)} at {last.name} and "
         f"{size_of(first.log10_norm)} at {first.name}, {_times(apart)}. {_by(first, apart, kinds)}"
     )
+
+
+def _lost(entry: Entry) -> str:
+    """Where a gradient becomes exactly zero; far down that is the end of what floats can hold."""
+    at = next(k for k, term in enumerate(entry.terms) if term.decades == -math.inf)
+    before = math.fsum(term.decades for term in entry.terms[:at])
+    how = f" (it was {-before:.0f} powers of ten smaller there, and underflows)" if before < -_DEEP else ""
+    return f"no gradient reaches {entry.name}: it is exactly zero from “{entry.terms[at].label}” on{how}."
 
 
 def _times(apart: float) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from chainrule import nn
 from chainrule.errors import ChainruleError
 from chainrule.insight.adjoint import Adjoint, parameters_of
 from chainrule.insight.explain import explain
@@ -16,11 +18,13 @@ from chainrule.run import RunFolder
 from chainrule.show.pictures import dataflow, tree
 from chainrule.show.pictures.flow import Dataflow
 from chainrule.show.pictures.tree import Branch
-from chainrule.train.past import Replayed
+from chainrule.train.past import Past, Replayed
 from chainrule.train.replaying import past_of
 from chainrule.train.result import Run, load_telemetry
 from chainrule.train.telemetry import Telemetry
 
+_RARE = 1e-7
+"""A share of rows that stands for none, whose logarithm is not finite."""
 _LARGE = 1_000_000
 """Parameters; in a network of more, fewer numbers are opened, as each may take a good part of a second."""
 
@@ -49,12 +53,14 @@ class Inside:
     missing    why it cannot, "" if it can
     telemetry  of every step, empty where none was noted
     kinds      of layers by path, such as {"0": "Linear"}, as far as they are known
+    constant   the training loss of the best answer that is the same for all rows; None where nobody knows
     """
 
     looks: tuple[Look, ...] = ()
     missing: str = ""
     telemetry: Telemetry = field(default_factory=Telemetry)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    constant: float | None = None
 
 
 UNSEEN = Inside()
@@ -77,14 +83,37 @@ def of_folder(path: str | Path) -> Inside:
 
 def _inside(given: Run | str | Path, telemetry: Telemetry, kinds: Mapping[str, str]) -> Inside:
     try:
-        looks = tuple(_looks(given, kinds))
+        past = past_of(given)
+        looks = tuple(_looks(past, kinds))
     except ChainruleError as reason:
         return Inside((), str(reason), telemetry, kinds)
-    return Inside(looks, "", telemetry, kinds)
+    return Inside(looks, "", telemetry, kinds, _constant(past))
 
 
-def _looks(given: Run | str | Path, kinds: Mapping[str, str]) -> Iterator[Look]:
-    past = past_of(given)
+def _constant(past: Past) -> float | None:
+    """The training loss of the best answer that is the same for all rows, where the loss is a usual one."""
+    targets = past.data[1]
+    if len(past.data) != 2 or not isinstance(targets, np.ndarray):
+        return None
+    answer = _same_for_all(past.trainer.loss, targets)
+    if answer is None:
+        return None
+    return past.trainer.evaluate(np.broadcast_to(answer, (len(targets), *answer.shape)), targets)
+
+
+def _same_for_all(loss: Any, targets: Any) -> Any:
+    """The mean of numbers; the frequencies of classes, as the logarithms that a network puts out."""
+    if isinstance(loss, nn.MSELoss):
+        return targets.mean(axis=0)
+    shares = np.clip(targets.mean(axis=0), _RARE, 1 - _RARE)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        return np.log(shares / (1 - shares))
+    if isinstance(loss, nn.CrossEntropyLoss) and targets.ndim == 1 and targets.dtype.kind in "iu":
+        return np.log(np.maximum(np.bincount(targets) / len(targets), _RARE))
+    return None
+
+
+def _looks(past: Past, kinds: Mapping[str, str]) -> Iterator[Look]:
     if past.steps > 1:
         yield look(past.replay(0), kinds, opened=False)
     yield look(past.replay(-1), kinds)

@@ -71,11 +71,11 @@ def described(flow: Dataflow) -> str:
     errors = [(box.name, box.error) for box in _layers(flow) if box.error is not None]
     if errors:
         (last, near), (first, far) = errors[-1], errors[0]
-        told.append(f"The error is {_size(near)} behind {last} and {_size(far)} behind {first}.")
+        told.append(f"The error's norm is {_size(near)} at layer {last} and {_size(far)} at layer {first}.")
     shares = [box for box in flow.boxes if box.share is not None and box.share >= 0]
     if shares:
         most = max(shares, key=lambda box: box.share or 0.0)
-        told.append(f"{most.name} has {percent(most.share or 0.0)} of the squared gradient.")
+        told.append(f"Layer {most.name} has {percent(most.share or 0.0)} of the squared gradient.")
     return " ".join(told)
 
 
@@ -235,7 +235,7 @@ def _blocks(shown: _Picture, tops: Sequence[float]) -> Iterator[Html]:
         top, bottom = tops[first], tops[first + period - 1] + _HEIGHT
         yield element("path", d=f"M{at(x)} {at(top)}h5V{at(bottom)}h-5", stroke=canvas.MUTED, fill="none")
         told = shown.times(shown.rows[first])
-        yield words(x - 3, top - 4, told, canvas.INK, 11)
+        yield words(x + 5, top - 4, told, canvas.INK, 11, "end")
 
 
 # -- text ----------------------------------------------------------------------------------------------------
