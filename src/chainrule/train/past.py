@@ -22,6 +22,7 @@ from chainrule.origin import user_line
 from chainrule.tensor import Tensor, asarray
 from chainrule.train.feeding import batch_of, shuffled
 from chainrule.train.states import State, States
+from chainrule.train.telemetry import Telemetry
 from chainrule.train.trainer import Trainer
 from chainrule.tree import unflatten
 
@@ -130,12 +131,13 @@ class Past:
                 f"no state was kept before step {step:,}: its file was removed from the run's states"
             )
         at, state = found
-        told = self.trainer.telemetry.state()
+        told = self.trainer.telemetry
         self.trainer.load_state(state)
+        self.trainer.telemetry = Telemetry(self.trainer.rates)
         try:
             self._go_on(at, step)
         finally:
-            self.trainer.telemetry.load_state(told)
+            self.trainer.telemetry = told
 
     def _go_on(self, at: int, step: int) -> None:
         """Take the steps from `at` on, as training did: after an epoch the learning rate may be scaled."""

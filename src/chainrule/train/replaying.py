@@ -14,6 +14,7 @@ from chainrule.nn import Module
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train import table
+from chainrule.train.facts import Rates
 from chainrule.train.fitting import check_data, named_loss, pair, split_pair
 from chainrule.train.past import Past, Replayed, Rows, fingerprint, modes_of, state_of
 from chainrule.train.result import Run
@@ -215,4 +216,5 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
 
 def _options(facts: dict[str, Any]) -> dict[str, Any]:
     """What a trainer has to be told so that it rounds as it did: telemetry is a part of the step."""
-    return {"telemetry": facts["telemetry"]} if "telemetry" in facts else {}
+    rates = facts.get("telemetry")
+    return {"telemetry": Rates(*rates) if rates else False}
