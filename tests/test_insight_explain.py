@@ -226,7 +226,7 @@ def test_paths_are_counted() -> None:
     for _ in range(70):
         y = y + cr.sin(y)
     assert cr.explain(cr.sum(y), x, 1).paths == (2**70, True)
-    assert "1,180,591,620,717,411,303,424 paths" in str(cr.explain(cr.sum(y), x, 1))
+    assert "about 1.18e+21 paths to the loss" in str(cr.explain(cr.sum(y), x, 1))
 
 
 def test_windows_that_overlap_are_counted_one_by_one() -> None:

@@ -8,9 +8,10 @@ from chainrule.errors import DTypeError, GradientError
 from chainrule.insight.explanation import Explanation, Part, Remainder, Step
 from chainrule.insight.labels import Element, Labels
 from chainrule.insight.making import Making
-from chainrule.insight.moment import Moment, moment_of
+from chainrule.insight.moment import Given, Moment, moment_of
 from chainrule.insight.named import leaves_of, place_in, value_named
 from chainrule.insight.opening import Book, Number
+from chainrule.insight.rows import Rows
 from chainrule.insight.unrolled import unrolled
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
@@ -20,7 +21,7 @@ __all__ = ["Explanation", "Part", "Remainder", "Step", "explain"]
 
 
 def explain(
-    loss: Tensor,
+    loss: Given,
     name: str | Tensor | None = None,
     index: int | tuple[int, ...] = (),
     most: int = 5,
@@ -29,13 +30,13 @@ def explain(
 ) -> Explanation:
     """Open one number of a network into the parts that made it: of a gradient, or of an activation.
 
-    loss   a scalar that was computed eagerly, for gradients; any Tensor, for activations
+    loss   a scalar that was computed eagerly, or a run or its folder; for activations any Tensor
     name   of what an element is opened: a parameter, "layers.0.weight"; an input, "input", "input 1"; a
            layer, "layers.0", which means its output; or a Tensor from which the loss was computed. None means
            the loss itself
     index  which element: one number per axis, counted from 0
     most   how many parts are listed; the others are one remainder
-    step   the step of a run, where `loss` is one
+    step   the step of a run; None means the last
     of     "gradient", the derivative of the loss by the element: what is meant by a parameter or an input; or
            "activation", the value of the element: what is meant by a layer, or a loss
 
@@ -75,7 +76,8 @@ def _opened(moment: Moment, at: Element, label: str, of: str, most: int) -> Expl
     written = unrolled(moment.loss.node)
     at = Element(written.known.get(at.node, at.node), at.place)
     leaves = {leaf: name for name, leaf in leaves_of(written.output).items()}
-    labels = Labels(leaves, written.times, moment.rows)
+    rows = Rows([written.output], moment.rows) if moment.rows else None
+    labels = Labels(leaves, written.times, rows)
     if of == "activation":
         return Making(written.output, labels).opened(at, label, most)
     book = Book(written.output, [at.node], labels)

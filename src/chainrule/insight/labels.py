@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from chainrule.graph import Node
 from chainrule.insight.gates import place_of
+from chainrule.insight.rows import Rows
 from chainrule.insight.spread import loop_of, moves
 from chainrule.insight.unrolled import Times
 from chainrule.nest import Place
@@ -38,12 +39,12 @@ class Labels:
 
     leaves  parameters and inputs, by name
     times   node → the steps of the loops around it
-    rows    what the rows of the batch are called; empty where nobody knows
+    rows    the rows of the batch, where they have names
     """
 
     leaves: Mapping[Node, str]
     times: Mapping[Node, Times]
-    rows: Sequence[str]
+    rows: Rows | None = None
 
     def where(self, node: Node) -> str:
         """The layer of a node, or else the operation and the user's line; with "@t" inside of a loop."""
@@ -63,8 +64,7 @@ class Labels:
 
     def row(self, at: Element) -> str:
         """What the row of the batch is called that an element belongs to, "" where nobody knows."""
-        batch = len(self.rows) and at.node.ndim and at.node.shape[0] == len(self.rows)
-        return self.rows[at.place[0]] if batch else ""
+        return self.rows.of(*at) if self.rows else ""
 
 
 def source(at: Element) -> Element:

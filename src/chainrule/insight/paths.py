@@ -15,10 +15,12 @@ import numpy as np
 from chainrule.graph import ITEM, Array, Node
 from chainrule.insight.adjoint import Adjoint, Edge
 from chainrule.insight.spread import loop_of
-from chainrule.nest import Nest, Place, Read, along, itself
+from chainrule.nest import Nest, Place, Read, along
 from chainrule.primitives.index import GATHER, SCATTER
+from chainrule.types import Shape
 
 MOST_POINTS = 100_000  # of a loop that are counted one by one
+_LONG = 10**15  # a longer number is rounded in words
 
 
 class Count(NamedTuple):
@@ -28,7 +30,19 @@ class Count(NamedTuple):
     exact: bool = True
 
     def __str__(self) -> str:
-        return f"{'' if self.exact else 'more than '}{self.number:,} path{'' if self.number == 1 else 's'}"
+        """In words: "512 paths", "about 1.18e+21 paths", "more than 3 paths"."""
+        told = f"{self.number:,}" if self.number < _LONG else _rounded(self.number)
+        return f"{'' if self.exact else 'more than '}{told} path{'' if self.number == 1 else 's'}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"  # Python refuses to write down numbers of thousands of digits
+
+
+def _rounded(number: int) -> str:
+    """A number that may be larger than any float."""
+    decades = math.log10(number)
+    exponent = math.floor(decades)
+    return f"about {10 ** (decades - exponent):.2f}e+{exponent}"
 
 
 class Paths:
@@ -69,11 +83,8 @@ def _back(edge: Edge, counts: Array) -> Array | None:
     nest = loop_of(user)
     if nest is None:
         return None
-    if nest.combiner is None and nest.body is itself and user.size == edge.value.size:  # each element once
-        if counts.size == 1:
-            return counts.reshape((1,) * len(shape))
-        if user.name == "reshape":
-            return np.broadcast_to(counts, user.shape).reshape(shape) if user.size <= MOST_POINTS else None
+    if user.name == "reshape":
+        return _reshaped(counts, user.shape, shape)
     total: Any = None
     for read in nest.reads:
         if read.operand == edge.operand:
@@ -84,18 +95,38 @@ def _back(edge: Edge, counts: Array) -> Array | None:
     return np.asarray(total, object)
 
 
+def _reshaped(counts: Array, shape: Shape, to: Shape) -> Array | None:
+    """The same counts under another shape; what both have in front and behind stays as it is."""
+    same = [k for k, (a, b) in enumerate(zip(shape, to, strict=False)) if shape[:k] == to[:k] and a == b]
+    first, rest = len(same), (shape[len(same) :], to[len(same) :])
+    last = sum(shape[-k:] == to[-k:] for k in range(1, 1 + min(map(len, rest))))
+    ahead, middle, behind = np.split(np.arange(len(shape)), [first, len(shape) - last])
+    kept = [counts.shape[axis] for axis in ahead], [counts.shape[axis] for axis in behind]
+    target = to[first : len(to) - last]
+    if all(counts.shape[axis] == 1 for axis in middle):
+        return counts.reshape([*kept[0], *(1 for _ in target), *kept[1]])
+    full = [*kept[0], *(shape[axis] for axis in middle), *kept[1]]
+    if math.prod(full) > max(MOST_POINTS, counts.size):
+        return None
+    return _once(np.broadcast_to(counts, full).reshape([*kept[0], *target, *kept[1]]))
+
+
 def _along_indices(edge: Edge, counts: Array) -> Array | None:
     """Back through a gather: what is added up where each index points. And the other way round."""
-    user = edge.user
-    if max(user.size, edge.value.size) > MOST_POINTS:
-        return None
-    everywhere = np.array(np.broadcast_to(counts, user.shape))
+    user, shape = edge.user, edge.value.shape
     indices, axis = [each.value for each in user.operands[1:]], user.attributes["axis"]
-    if user.primitive is GATHER:
-        found = SCATTER.meaning(np, everywhere, *indices, shape=edge.value.shape, axis=axis)
-    else:
-        found = GATHER.meaning(np, everywhere, *indices, axis=axis)
-    return np.asarray(found, object)
+    gathers = user.primitive is GATHER
+    pointing = (
+        np.broadcast(*indices).ndim if gathers else len(indices)
+    )  # axes of the output that indices decide
+    behind = axis + pointing
+    kept = np.broadcast_to(counts, (*counts.shape[:axis], *user.shape[axis:behind], *counts.shape[behind:]))
+    if max(kept.size, *(each.size for each in indices)) > MOST_POINTS:
+        return None
+    if not gathers:
+        return np.asarray(GATHER.meaning(np, kept, *indices, axis=axis), object)
+    target = (*counts.shape[:axis], *shape[axis : axis + len(indices)], *counts.shape[behind:])
+    return np.asarray(SCATTER.meaning(np, np.array(kept), *indices, shape=target, axis=axis), object)
 
 
 def _through(nest: Nest, read: Read, counts: Array) -> Array | None:
