@@ -9,7 +9,7 @@ runs/
     checkpoint.safetensors      the state of training, while it is not finished
     states/0.safetensors        the state before the first step and before a few others: to replay any
     weights.safetensors         the resulting parameters and buffers
-    telemetry.safetensors       norms of every parameter over the steps, where they were asked for
+    telemetry.safetensors       what the steps told of layers and parameters
     result.json                 what came of it
 
 Every file is replaced atomically; the history is appended and cut back to the last checkpoint on resume.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chainrule.train.callbacks import Callback, Progress
+    from chainrule.train.facts import Rates
     from chainrule.train.fitting import fit
     from chainrule.train.loop import Interrupted
     from chainrule.train.past import Replayed
@@ -19,6 +20,7 @@ __all__ = [
     "Callback",
     "Interrupted",
     "Progress",
+    "Rates",
     "Replayed",
     "Run",
     "Trainer",
@@ -33,6 +35,7 @@ _HOMES = {
     "Callback": "callbacks",
     "Progress": "callbacks",
     "fit": "fitting",
+    "Rates": "facts",
     "Interrupted": "loop",
     "replay": "replaying",
     "Replayed": "past",

@@ -18,6 +18,7 @@ from chainrule.run import RunFolder
 from chainrule.tensor import Tensor
 from chainrule.train import metrics, table
 from chainrule.train.callbacks import Callback
+from chainrule.train.facts import Rates
 from chainrule.train.loop import Loop
 from chainrule.train.losses import LOSSES, TASKS, class_weights, make_loss
 from chainrule.train.past import Rows, fingerprint
@@ -43,7 +44,7 @@ def fit(
     restore_best: bool = True,
     seed: int = 0,
     backend: str = "native",
-    telemetry: bool = False,
+    telemetry: bool | Rates = True,
     callbacks: Sequence[Callback] = (),
     runs: str | Path | None = None,
     resume: str | Path | None = None,
@@ -61,7 +62,7 @@ def fit(
     class_weight "balanced", or {class: weight}, for losses over classes given by name
     early_stopping  stop after this many epochs without a lower validation loss
     restore_best    end with the weights of the epoch with the lowest validation loss
-    telemetry   note norms of every parameter at every step, see `Trainer`; for a Module, not for a recipe
+    telemetry   note facts about layers and parameters, see `Trainer`; False: none
     runs        folder in which to keep the run, with checkpoints; None keeps nothing
     resume      the folder of a run that was interrupted: go on where its last checkpoint stands
 
@@ -76,7 +77,7 @@ def fit(
     """
     if not isinstance(model, Module):
         recipe = model if isinstance(model, Recipe) else Recipe.read(model)
-        return table.fit_table(recipe, data=data, runs=runs, callbacks=callbacks)
+        return table.fit_table(recipe, data=data, runs=runs, callbacks=callbacks, telemetry=telemetry)
     inputs, targets = pair(data)
     name = _loss_name(loss, targets)
     chosen = _optimizer(optimizer)

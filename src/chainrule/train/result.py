@@ -18,7 +18,8 @@ from chainrule.train.past import Past
 from chainrule.train.telemetry import Telemetry
 
 Array = np.ndarray[Any, Any]
-_TELEMETRY = "telemetry.safetensors"
+TELEMETRY = "telemetry.safetensors"
+"""The file of a run folder with what the steps told of themselves."""
 
 
 class Run:
@@ -89,14 +90,14 @@ def finish(
 ) -> None:
     """Write the weights, then the result: a run that has a result is complete."""
     if telemetry:
-        folder.write_arrays(_TELEMETRY, telemetry.state(), {"parameters": list(telemetry)})
+        folder.write_arrays(TELEMETRY, telemetry.state(), {"parameters": list(telemetry)})
     folder.write_arrays("weights.safetensors", weights(model), {"recipe": folder.recipe().hash()})
     folder.write_document("result.json", result)
 
 
 def load_telemetry(run: str | Path) -> Telemetry:
     """What the steps of a finished run told of themselves; `RunError` where that was not kept."""
-    arrays, _ = RunFolder(run).arrays(_TELEMETRY)
+    arrays, _ = RunFolder(run).arrays(TELEMETRY)
     telemetry = Telemetry()
     telemetry.load_state(arrays)
     return telemetry

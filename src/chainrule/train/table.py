@@ -25,11 +25,12 @@ from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train import metrics
 from chainrule.train.callbacks import Callback
+from chainrule.train.facts import Rates
 from chainrule.train.loop import Interrupted, Loop
 from chainrule.train.losses import FITTING, class_weights, make_loss
 from chainrule.train.network import TableNetwork, build
 from chainrule.train.past import Rows
-from chainrule.train.result import Run, finish
+from chainrule.train.result import TELEMETRY, Run, finish, load_telemetry
 from chainrule.train.trainer import Trainer
 
 Array = np.ndarray[Any, Any]
@@ -122,6 +123,7 @@ def fit_table(
     runs: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     on_prepared: Callable[[Prepared], None] | None = None,
+    telemetry: bool | Rates = True,
 ) -> Run:
     """Train the network a recipe describes on its table (or on `data` instead) and measure it.
 
@@ -136,7 +138,9 @@ def fit_table(
         )
     recipe = recipe.with_(data={"hash": table.data_hash})
     prepared = prepare(recipe, table)
-    trainer = trainer_of(recipe, prepared)  # refuses wrong settings, before anything is written
+    trainer = trainer_of(
+        recipe, prepared, telemetry=telemetry
+    )  # refuses wrong settings, before anything is written
     folder = None if runs is None else storage.create(runs, recipe.data.target, recipe)
     if folder is not None:
         folder.write_document("preprocessing.json", fitted_document(prepared))
@@ -148,6 +152,7 @@ def resume(
     *,
     callbacks: Sequence[Callback] = (),
     on_prepared: Callable[[Prepared], None] | None = None,
+    telemetry: bool | Rates = True,
 ) -> Run:
     """Go on with a run that was interrupted, from its last checkpoint to the same end."""
     folder = RunFolder(path)
@@ -169,7 +174,8 @@ def resume(
         )
     prepared = prepare(recipe, table)
     folder.write_document("preprocessing.json", fitted_document(prepared))
-    return _train(recipe, prepared, trainer_of(recipe, prepared), folder, callbacks, on_prepared)
+    trainer = trainer_of(recipe, prepared, telemetry=telemetry)
+    return _train(recipe, prepared, trainer, folder, callbacks, on_prepared)
 
 
 def read_source(recipe: Recipe, data: Any = None) -> Table:
@@ -240,10 +246,20 @@ def _train(
     prepared.model.settle(prepared.preprocessor.embedded)
     result = _result(prepared, trainer, loop)
     if folder is not None:
-        finish(folder, prepared.model, result)
+        finish(folder, prepared.model, result, trainer.telemetry)
         storage.record(folder, "finished", result)
     predictor = _predictor(prepared.model, _Fitted.of(prepared))
-    return Run(recipe, prepared.model, loop.history, result, predictor, folder, prepared, past=loop.past)
+    return Run(
+        recipe,
+        prepared.model,
+        loop.history,
+        result,
+        predictor,
+        folder,
+        prepared,
+        trainer.telemetry,
+        loop.past,
+    )
 
 
 def run_loop(loop: Loop, folder: RunFolder | None) -> None:
@@ -363,7 +379,8 @@ def load(path: str | Path) -> Run:
     model = _network(recipe, fitted.preprocessor, fitted.task)
     model.load_state_dict(arrays)
     model.eval()
-    return Run(recipe, model, folder.history(), result, _predictor(model, fitted), folder)
+    told = load_telemetry(path) if folder.has(TELEMETRY) else None
+    return Run(recipe, model, folder.history(), result, _predictor(model, fitted), folder, telemetry=told)
 
 
 def _predictor(model: TableNetwork, fitted: _Fitted) -> Callable[[Any], Predictions]:
