@@ -21,6 +21,7 @@ from chainrule.show.pictures.curves import Curve, Curves
 from chainrule.show.pictures.histograms import Histograms
 from chainrule.show.pictures.picture import Picture
 from chainrule.show.pictures.strip import Strip
+from chainrule.train.telemetry import Telemetry
 
 HOSTILE = "<script>alert('x')</script>\"&\x1b[2J"
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -117,7 +118,7 @@ def pictures() -> dict[str, tuple[Any, Any]]:
     return {
         "waterfall": (waterfall, found),
         "strip": (strip, strip.of_ledgers(bad)),
-        "histograms": (histograms, histograms.of_counts(HOSTILE, counts)),
+        "histograms": (histograms, histograms.of_histogram(HOSTILE, counts)),
         "curves": (curves, curves.of_runs({HOSTILE: [history([1.0, 0.1])], "b": [history([2.0, 1e-3])]})),
     }
 
@@ -185,15 +186,39 @@ def test_a_picture_prints_shows_itself_in_a_notebook_and_makes_a_file(tmp_path: 
     assert used <= set(re.findall(r"(--\w+):", root.attrib["style"]))
 
 
+def trained() -> cr.Trainer:
+    numbers = np.random.default_rng(0)
+    data = numbers.normal(size=(40, 5)), numbers.normal(size=(40, 1))
+    trainer = cr.Trainer(network(4), cr.nn.MSELoss(), cr.optim.SGD(lr=0.1), backend="numpy", telemetry=True)
+    trainer.run(data, steps=40, batches=np.arange(40)[None].repeat(40, 0))
+    return trainer
+
+
 def test_what_is_public_makes_each_kind() -> None:
-    ledger, (counts, _) = ledger_of(network(3)), normal_counts(3)
-    layers = {name: SimpleNamespace(error_norm=np.ones(3)) for name in "012"}
-    seen = SimpleNamespace(steps=np.arange(3), layers=layers, histograms={"activation of 1": counts})
-    made = [cr.show.waterfall(ledger), cr.show.strip({0: ledger}), cr.show.strip(seen)]
-    made += [cr.show.histograms(seen)["activation of 1"], cr.show.curves(history([2.0, 1.0]))]
+    ledger, telemetry = ledger_of(network(3)), trained().telemetry
+    made = [cr.show.waterfall(ledger), cr.show.strip({0: ledger}), cr.show.strip(telemetry)]
+    made += [*cr.show.histograms(telemetry).values(), cr.show.curves(history([2.0, 1.0]))]
+    assert len(made) > 4
     assert all(isinstance(each, Picture) for each in made)
     for each in made:
         parsed(each.svg)
+
+
+def test_telemetry_and_the_ledger_tell_the_same_of_the_first_step() -> None:
+    """A layer's factor in telemetry is its weights' and that of the activation before them in the ledger."""
+    trainer, ledger = trained(), cr.ledger(first_loss())
+    seen, told = strip.of_telemetry(trainer.telemetry), strip.of_ledgers({0: ledger})
+    gains = dict(zip(told.rows, told.decades[:, 0], strict=True))
+    assert seen.rows == ("6", "4", "2")
+    for row, decades in zip(seen.rows, seen.decades[:, 0], strict=True):
+        expected = gains[f"{row} weight gain"] + gains[f"{int(row) - 1} activation gain"]
+        assert decades == pytest.approx(expected, abs=1e-9)
+
+
+def first_loss() -> cr.Tensor:
+    numbers = np.random.default_rng(0)
+    inputs, targets = numbers.normal(size=(40, 5)), numbers.normal(size=(40, 1))
+    return cr.nn.MSELoss()(network(4)(cr.asarray(inputs)), cr.asarray(targets))
 
 
 # -- waterfall -----------------------------------------------------------------------------------------------
@@ -420,14 +445,24 @@ def test_colours_of_a_strip_tell_growing_from_shrinking() -> None:
 
 
 def test_a_strip_of_telemetry_divides_the_norms_of_errors() -> None:
-    norms = {"0": [0.0, 1e-2, 1.0], "1": [2.0, 1e-1, math.nan], "2": [4.0, 1.0, 1.0]}
+    norms = {"0": [0.0, 1e-2, 1.0, 1.0], "1": [2.0, 1e-1, math.nan, 0.0], "2": [4.0, 1.0, 1.0, 1.0]}
     layers = {name: SimpleNamespace(error_norm=np.array(each)) for name, each in norms.items()}
-    found = strip.of_telemetry(SimpleNamespace(steps=np.array([0, 5, 9]), layers=layers))
+    found = strip.of_telemetry(SimpleNamespace(steps=np.array([0, 5, 9, 12]), layers=layers))  # type: ignore[arg-type]
     assert found.rows == ("2", "1")
-    assert found.steps == (0, 5, 9)
+    assert found.steps == (0, 5, 9, 12)
     assert found.decades[:, 1] == pytest.approx([-1, -1])
     assert found.decades[:, 0].tolist() == [pytest.approx(math.log10(0.5)), -math.inf]
     assert np.isnan(found.decades[:, 2]).all()
+    assert found.decades[0, 3] == -math.inf
+    assert math.isnan(found.decades[1, 3])  # behind a zero
+
+
+def test_telemetry_that_was_off_has_no_rows() -> None:
+    found = strip.of_telemetry(Telemetry())
+    assert found.rows == found.steps == ()
+    parsed(strip.svg(found))
+    assert strip.text(found)
+    assert cr.show.histograms(Telemetry()) == {}
 
 
 def test_a_strip_of_200_layers_by_100_steps_fits_in_150_kilobytes() -> None:
@@ -440,7 +475,7 @@ def test_a_strip_of_200_layers_by_100_steps_fits_in_150_kilobytes() -> None:
 def test_a_strip_of_no_layers_says_so() -> None:
     found = strip.of_ledgers({0: MODELS["one step"]()})
     parsed(strip.svg(found))
-    assert "No layer lies between" in strip.text(found)
+    assert "no layers to compare" in strip.text(found)
     with pytest.raises(DataError, match="one step at least"):
         strip.of_ledgers({})
 
@@ -448,7 +483,7 @@ def test_a_strip_of_no_layers_says_so() -> None:
 # -- histograms ----------------------------------------------------------------------------------------------
 def test_histograms_have_the_shares_of_the_values() -> None:
     counts, values = normal_counts(5)
-    found = histograms.of_counts("activation of 1", counts)
+    found = histograms.of_histogram("activation of 1", counts)
     assert found.zeros == pytest.approx((values == 0).mean(axis=1))
     assert found.shares.sum(axis=0) + found.zeros == pytest.approx(1)
     for exponent, shares in zip(found.exponents, found.shares, strict=True):
@@ -461,7 +496,7 @@ def test_histograms_have_the_shares_of_the_values() -> None:
 
 def test_the_quantiles_of_histograms_are_those_of_the_values() -> None:
     counts, values = normal_counts(5)
-    row = histograms.table(histograms.of_counts("activation of 1", counts))[1][-1]
+    row = histograms.table(histograms.of_histogram("activation of 1", counts))[1][-1]
     kept = np.abs(values[-1][values[-1] != 0])
     expected = [
         f"2{canvas.superscript(math.floor(math.log2(np.quantile(kept, q))))}" for q in (0.05, 0.5, 0.95)
@@ -475,7 +510,7 @@ def test_an_array_of_zeros_and_one_that_nobody_looked_at() -> None:
     given = SimpleNamespace(
         steps=np.array([0, 9]), exponents=np.arange(3), counts=nothing, zeros=np.array([4, 4])
     )
-    zeros = histograms.of_counts("gradient of 0.weight", given)
+    zeros = histograms.of_histogram("gradient of 0.weight", given)
     assert "100% are zero" in histograms.described(zeros)
     assert "zeros  ██" in histograms.text(zeros)
     none = Histograms("x", np.zeros(0, int), np.arange(3), np.zeros((3, 0)), np.zeros(0))
@@ -487,7 +522,7 @@ def test_an_array_of_zeros_and_one_that_nobody_looked_at() -> None:
 
 def test_many_steps_share_columns() -> None:
     counts, _ = normal_counts(500, rows=64)
-    root = parsed(histograms.svg(histograms.of_counts("x", counts)))
+    root = parsed(histograms.svg(histograms.of_histogram("x", counts)))
     widths = [
         int(image.attrib["viewBox"].split()[2]) for image in root.iter(f"{NAMESPACE}svg") if image is not root
     ]

@@ -5,9 +5,8 @@ The stronger the colour, the more of the values are of that size. Zeros have a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,40 +15,13 @@ from chainrule.show.html import Html, joined
 from chainrule.show.pictures import canvas, heat
 from chainrule.show.pictures.canvas import NARROWEST, Table, superscript, words, wrapped
 from chainrule.show.pictures.heat import Frame, Paint
+from chainrule.train.telemetry import Histogram, Telemetry
 
 Array = np.ndarray[Any, Any]
 _LEVELS = 10  # of colour
 _MOST_COLUMNS, _TEXT_ROWS, _TABLE_ROWS = 120, 16, 12
 _WIDTH, _LEFT, _RIGHT, _TOP = 720.0, 76.0, 16.0, 50.0
 _QUANTILES = (0.05, 0.5, 0.95)
-
-
-class Counts(Protocol):
-    """What telemetry counts of an array at some of the steps."""
-
-    @property
-    def steps(self) -> Array:
-        """(n,): counted from 0."""
-
-    @property
-    def exponents(self) -> Array:
-        """(bins,): log2 of the lower edge of every bin, rising."""
-
-    @property
-    def counts(self) -> Array:
-        """(n, bins): elements by the size of their magnitude."""
-
-    @property
-    def zeros(self) -> Array:
-        """(n,): elements that are exactly zero."""
-
-
-class Counted(Protocol):
-    """What has counts by name: `chainrule.train.telemetry.Telemetry`."""
-
-    @property
-    def histograms(self) -> Mapping[str, Any]:
-        """The counts of "activation of 1", "gradient of 0.weight", ..."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,28 +42,26 @@ class Histograms:
     zeros: Array
 
 
-def of_telemetry(telemetry: Counted) -> dict[str, Histograms]:
+def of_telemetry(telemetry: Telemetry) -> dict[str, Histograms]:
     """All histograms of a training, by name: "activation of 1", "gradient of 0.weight", ..."""
-    return {name: of_counts(name, counts) for name, counts in telemetry.histograms.items()}
+    return {name: of_histogram(name, counted) for name, counted in telemetry.histograms.items()}
 
 
-def of_counts(name: str, given: Counts) -> Histograms:
-    """The histograms of one array; bins at the ends in which nothing ever was are left out.
+def of_histogram(name: str, given: Histogram) -> Histograms:
+    """The histograms of one array, without rows that nobody read and bins at the ends that are always empty.
 
-    >>> from types import SimpleNamespace
     >>> counts = np.array([[0, 6, 2, 0], [0, 0, 4, 0]])
-    >>> steps, zeros = np.array([0, 10]), np.array([0, 4])
-    >>> given = SimpleNamespace(steps=steps, exponents=np.arange(-2, 2), counts=counts, zeros=zeros)
-    >>> found = of_counts("activation of 1", given)
+    >>> given = Histogram(np.array([0, 10]), np.arange(-2, 2), counts, np.array([0, 4]))
+    >>> found = of_histogram("activation of 1", given)
     >>> found.exponents.tolist(), found.shares.tolist(), found.zeros.tolist()
     ([-1, 0], [[0.75, 0.0], [0.25, 0.5]], [0.0, 0.5])
     """
-    counts, zeros = np.asarray(given.counts, np.float64).T, np.asarray(given.zeros, np.float64)
+    read = np.isfinite(given.zeros)
+    counts, zeros = np.asarray(given.counts, np.float64)[read].T, np.asarray(given.zeros, np.float64)[read]
     taken = np.flatnonzero(counts.sum(axis=1))
     used = slice(taken[0], taken[-1] + 1) if taken.size else slice(0, 0)
     whole = np.maximum(counts.sum(axis=0) + zeros, 1)
-    exponents = np.asarray(given.exponents)[used]
-    return Histograms(name, np.asarray(given.steps), exponents, counts[used] / whole, zeros / whole)
+    return Histograms(name, given.steps[read], given.exponents[used], counts[used] / whole, zeros / whole)
 
 
 # -- in words ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from chainrule.show.pictures import histograms as histograms_form
 from chainrule.show.pictures import strip as strip_form
 from chainrule.show.pictures import waterfall as waterfall_form
 from chainrule.show.pictures.canvas import Table
+from chainrule.train.telemetry import Telemetry
 
 _PLAIN_WIDTH, _WIDEST = 100, 120
 # For pages that are not ours: the ink is that of the text around, and the colours do on light and on dark.
@@ -104,17 +105,17 @@ def waterfall(ledger: Ledger, name: str | None = None) -> Picture:
     return Picture(waterfall_form.of_ledger(ledger, name), waterfall_form)
 
 
-def strip(given: strip_form.Watched | Mapping[int, Ledger]) -> Picture:
+def strip(given: Telemetry | Mapping[int, Ledger]) -> Picture:
     """Layers down, steps across: what every layer makes of the gradient, by step.
 
     given  telemetry of a training, or ledgers by step: ``{0: cr.ledger(run, step=0), ...}``
     """
-    if isinstance(given, strip_form.Watched):
+    if isinstance(given, Telemetry):
         return Picture(strip_form.of_telemetry(given), strip_form)
     return Picture(strip_form.of_ledgers(given), strip_form)
 
 
-def histograms(telemetry: histograms_form.Counted) -> dict[str, Picture]:
+def histograms(telemetry: Telemetry) -> dict[str, Picture]:
     """How large activations and gradients are, step by step: an image for each, by name."""
     found = histograms_form.of_telemetry(telemetry)
     return {name: Picture(each, histograms_form) for name, each in found.items()}

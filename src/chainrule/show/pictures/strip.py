@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from chainrule.show.html import Html, joined
 from chainrule.show.pictures import canvas, heat, waterfall
 from chainrule.show.pictures.canvas import NARROWEST, Table, shortened, signed, words, wrapped
 from chainrule.show.pictures.heat import Frame, Paint
+from chainrule.train.telemetry import Telemetry
 
 Array = np.ndarray[Any, Any]
 _LEVELS = 8  # of colour to either side of zero
@@ -43,19 +44,6 @@ class Strip:
     decades: Array
 
 
-@runtime_checkable
-class Watched(Protocol):
-    """What is known of layers at every step: `chainrule.train.telemetry.Telemetry`."""
-
-    @property
-    def steps(self) -> Array:
-        """(n,): counted from 0."""
-
-    @property
-    def layers(self) -> Mapping[str, Any]:
-        """What was seen of each layer, in the order in which they ran; `error_norm` (n,) among it."""
-
-
 def of_ledgers(ledgers: Mapping[int, Ledger], name: str | None = None) -> Strip:
     """The strip of several steps' ledgers, given by step: gains on the way back to a parameter.
 
@@ -70,27 +58,24 @@ def of_ledgers(ledgers: Mapping[int, Ledger], name: str | None = None) -> Strip:
     return Strip(tuple(rows), tuple(sorted(ledgers)), np.array(decades).reshape(len(rows), len(gains)))
 
 
-def of_telemetry(telemetry: Watched) -> Strip:
-    """The strip of a training, from the norms of the errors at the outputs of its layers.
+def of_telemetry(telemetry: Telemetry) -> Strip:
+    """The strip of a training, from the norms of the errors at its layers.
 
-    A row is a layer: the norm of the error that it hands back, over that of the error that came to it. Of the
-    first layer nothing is known behind it, so it has no row.
-
-    >>> from types import SimpleNamespace
-    >>> norms = {"0": [1e-3, 0.1], "1": [0.1, 1.0], "2": [1.0, 1.0]}
-    >>> layers = {name: SimpleNamespace(error_norm=np.array(each)) for name, each in norms.items()}
-    >>> found = of_telemetry(SimpleNamespace(steps=np.array([0, 1]), layers=layers))
-    >>> found.rows, found.decades.round(9).tolist()
-    (('2', '1'), [[-1.0, 0.0], [-2.0, -1.0]])
+    A row is a layer, and a cell the norm of the error at the layer that ran before it over the norm of its
+    own: what its weights, and the activation before them, make of the error. Behind the first layer nothing
+    is known, so it has no row. Where ways branch, layers that ran one after the other are compared.
     """
-    steps, names = tuple(int(step) for step in telemetry.steps), list(telemetry.layers)
-    norms = np.array([np.asarray(telemetry.layers[name].error_norm, np.float64) for name in names])
-    norms = norms.reshape(len(names), len(steps))
-    norms[~np.isfinite(norms)] = math.nan
+    layers = telemetry.layers
+    norms = np.array([layer.error_norm for layer in layers.values()]).reshape(
+        len(layers), len(telemetry.steps)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(norms)
-        gains = logs[:-1] - logs[1:]  # behind a zero, -inf less -inf: undefined, as in the ledger
-    return Strip(tuple(reversed(names[1:])), steps, gains[::-1])
+        gains = (logs[:-1] - logs[1:])[::-1]
+    gains[np.isposinf(gains) | ~np.isfinite(norms[1:][::-1])] = (
+        math.nan
+    )  # as in the ledger, behind a zero too
+    return Strip(tuple(reversed(layers))[:-1], tuple(telemetry.steps.tolist()), gains)
 
 
 def _gains(ledger: Ledger, name: str | None) -> dict[str, float]:
@@ -123,7 +108,7 @@ def described(strip: Strip) -> str:
     """The picture in a few sentences, for those who cannot see it."""
     told = f"A heat map of {counted(len(strip.rows), 'row')} by {counted(len(strip.steps), 'step')}."
     if not strip.decades.size:
-        return f"{told} No layer lies between the loss and this weight."
+        return f"{told} There are no layers to compare."
     finite = np.where(np.isfinite(strip.decades), strip.decades, 0.0)
     for extreme, verb in ((finite.min(), "shrinks"), (finite.max(), "grows")):
         row, column = np.argwhere(finite == extreme)[0]
