@@ -15,38 +15,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from chainrule.graph import Array, Node
-from chainrule.insight.adjoint import Adjoint, decades
+from chainrule.insight.adjoint import Adjoint
+from chainrule.insight.departures import FAR, Departures, log10, rms, times
 from chainrule.insight.stages import Chain, Stage
 
 
 class _Limits(NamedTuple):
-    """Decades by which factors may depart: one alone, all weights together, all activations together."""
+    """Decades by which factors may depart.
+
+    one          a factor alone
+    larger       one weight, if it is too large: that does harm sooner
+    grown        all weights together, if they are too large
+    shrunk       all weights together, if they are too small
+    activations  all activations together
+    """
 
     one: float
+    larger: float
     grown: float
     shrunk: float
     activations: float
 
 
-_FRESH, _TRAINED = _Limits(0.5, 0.6, 1.5, 1.5), _Limits(1.0, 3.0, 3.0, 3.0)
+_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.8, 1.7), _Limits(1.0, 1.0, 3.0, 4.0, 4.0)
 _STEADY = 0.2  # of one layer among all: less is within what recommended initialisations differ by
 _SAME_SIGN = 0.8  # share of the layers that must depart in one direction
 _LARGEST_SHARE = 0.6  # of one layer in what all depart by together: more, and that layer is the cause
 _LARGEST_ROW = 0.5  # decades by which the largest row of an input is longer than the middle one anyway
 _RANK = 0.6  # decades of stable rank that a fresh weight may lack
-_SMALLEST_SIDE = 4  # of a matrix whose rank says something
-_NOISE, _NOISE_OF_WEIGHTS = 1.5, 0.6  # decades by chance, times the root of how many numbers are averaged
-_ATTAINABLE = math.log10(2)  # gain of an activation: what loses more is not for weights to make up for
-_HIGHEST = math.log10(1.5)  # gain that an activation asks of weights
-_LINEAR, _NORMAL = 0.1, 1.0  # spreads at which the gain of an activation is taken
-_FAR = 30.0  # decades that stand for an exact zero, or for what is not a number
-_ROWS, _POWERS = 256, 20  # rows that are compared with each other; rounds of the power method
+_NOISE = 0.6  # decades of a weight by chance, times the root of its size
 
 
 @dataclass(frozen=True)
@@ -75,22 +77,22 @@ def causes_of(adjoint: Adjoint, step: int | None = None) -> tuple[Cause, ...]:
     step  of the training: only at step 0 is a weight expected to be random, and only later to have drifted
     """
     chain = Chain(adjoint)
+    layers = [Departures(stage, chain) for stage in chain.stages]
+    return (*_inputs(chain), *_targets(chain), *_loss(chain), *_in_layers(layers, step))
+
+
+def _in_layers(layers: list[Departures], step: int | None) -> Iterator[Cause]:
     limits = _TRAINED if step else _FRESH
-    judged = [_Judged(stage, chain, limits) for stage in chain.stages]
-    return tuple(_found(chain, judged, step)) if judged else ()
-
-
-def _found(chain: Chain, judged: list[_Judged], step: int | None) -> Iterator[Cause]:
-    yield from _inputs(chain)
-    yield from _targets(chain)
-    yield from _loss(chain)
-    everywhere = _weights(judged)
-    if everywhere:
-        yield everywhere
-    common = everywhere.evidence["median"] if everywhere else 0.0
-    for each in judged:
-        yield from each.causes(common, fresh=step == 0)
-    yield from _activations(judged)
+    everywhere = _weights(layers, limits)
+    yield from everywhere
+    common = everywhere[0].evidence["median"] if everywhere else 0.0
+    for layer in layers:
+        yield from _weight(layer, limits, common, fresh=step == 0)
+        if layer.bias > limits.one:
+            yield Cause("bias", layer.stage.layer, layer.bias_told(), {"bias": layer.bias})
+        if _largest(layer.activation) > limits.one + layer.noise:
+            yield Cause("activation", layer.stage.responder, layer.activation_told(), layer.activation)
+    yield from _activations(layers, limits)
 
 
 # -- what comes in -------------------------------------------------------------------------------------------
@@ -117,17 +119,17 @@ def _targets(chain: Chain) -> Iterator[Cause]:
 def _scales(values: Array) -> dict[str, float]:
     """How far an array (rows first) is from unit spread, zero mean and rows of one size."""
     if not np.isfinite(values).all():
-        return {"scale": _FAR, "shift": 0.0, "row": 0.0}
+        return {"scale": FAR, "shift": 0.0, "row": 0.0}
     rows = values.reshape(len(values), -1).astype(np.float64)
     shift = row = 0.0
     if len(rows) > 1:
         variance = float(rows.var(axis=0).mean())
         square = float(np.square(rows.mean(axis=0)).mean())
-        shift = 0.5 * _log10(1 + square / variance) if variance else 0.0
+        shift = 0.5 * log10(1 + square / variance) if variance else 0.0
         norms = np.linalg.norm(rows, axis=1)
         middle = float(np.median(norms))
-        row = max(0.0, _log10(norms.max() / middle) - _LARGEST_ROW) if middle else 0.0
-    return {"scale": _log10(_rms(values)), "shift": shift, "row": row}
+        row = max(0.0, log10(norms.max() / middle) - _LARGEST_ROW) if middle else 0.0
+    return {"scale": log10(rms(values)), "shift": shift, "row": row}
 
 
 def _scales_told(what: str, values: Array) -> str:
@@ -146,9 +148,9 @@ def _scales_told(what: str, values: Array) -> str:
 def _loss(chain: Chain) -> Iterator[Cause]:
     """A loss that is no mean: the weights with which it counts its examples do not add up to 1."""
     weight = _counted(chain)
-    if weight is not None and abs(_log10(weight)) > _FRESH.one:
+    if weight is not None and abs(log10(weight)) > _FRESH.one:
         reason = f"The loss counts its examples {weight:.3g} times, where a mean counts them once."
-        yield Cause("loss", "", reason, {"scale": _log10(weight)})
+        yield Cause("loss", "", reason, {"scale": log10(weight)})
 
 
 def _counted(chain: Chain) -> float | None:
@@ -175,148 +177,22 @@ def _unscaled(node: Node, behind: set[Node]) -> Node:
 
 
 # -- the layers ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Judged:
-    """The departures of one stage."""
-
-    stage: Stage
-    chain: Chain
-    limits: _Limits
-
-    @cached_property
-    def gain(self) -> float:
-        """The factor by which weights should make up for what the response loses."""
-        _, linear = self.stage.gains(_LINEAR)
-        forward, normal = self.stage.gains(_NORMAL)
-        back = -0.5 * (linear + normal)
-        if not (math.isfinite(back) and math.isfinite(forward)) or abs(back) > _ATTAINABLE:
-            return 1.0
-        return 10 ** min(max(min(back, -forward, key=abs), 0.0), _HIGHEST)
-
-    @cached_property
-    def expected(self) -> float:
-        """The root mean square of weights that keep norms as they are."""
-        return self.gain / math.sqrt(max(self.stage.fan_in, 1.0))
-
-    @cached_property
-    def weight(self) -> float:
-        """Decades by which the weights are too large."""
-        return _log10(_rms(self.stage.weight.value) / self.expected)
-
-    @cached_property
-    def rank(self) -> float:
-        """Decades by which the stable rank of a matrix departs from that of a random one."""
-        values = self.stage.weight.value
-        if values.ndim < 2 or not np.isfinite(values).all():
-            return 0.0
-        matrix = values.reshape(values.shape[0], -1).astype(np.float64)
-        rows, columns = matrix.shape
-        whole = float(np.vdot(matrix, matrix))
-        if min(rows, columns) < _SMALLEST_SIDE or not whole:
-            return 0.0
-        random = rows * columns / (math.sqrt(rows) + math.sqrt(columns)) ** 2
-        return _log10(whole / _largest_square(matrix)) - _log10(random)
-
-    @cached_property
-    def usual(self) -> float:
-        """The root mean square of the sums, were the weights as expected."""
-        return _rms(self.stage.incoming.value) * self.expected * math.sqrt(max(self.stage.fan_in, 1.0))
-
-    @cached_property
-    def bias(self) -> float:
-        """Decades by which the bias adds to the sums."""
-        if self.stage.bias is None or not self.usual:
-            return 0.0
-        return _log10(math.hypot(1.0, _rms(self.stage.bias.value) / self.usual))
-
-    @cached_property
-    def activation(self) -> dict[str, float]:
-        """Decades by which the response's gains depart, forward and backward."""
-        stage = self.stage
-        spread = _rms(stage.product.value)
-        if not stage.response or not spread or not math.isfinite(spread):
-            return {}
-        error = self.chain.error(stage.answer)
-        known = error is not None and np.isfinite(error).all() and error.any()
-        forward, backward = stage.gains(spread, error if known else None)
-        return {
-            "forward": _difference(decades((stage.answer.value,)) - decades((stage.total.value,)), forward),
-            "backward": _difference(self.backward, backward),
-        }
-
-    @cached_property
-    def noise(self) -> float:
-        """Decades by which a gain differs from what is expected by chance.
-
-        It is a mean over the numbers that differ from each other. In deep networks all rows become alike
-        (Poole et al., 2016), and then only the units count.
-        """
-        rows = self.stage.total.value.reshape(len(self.stage.total.value), -1)[:_ROWS].astype(np.float64)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        pairs = (rows := rows / np.where(norms > 0, norms, 1.0)) @ rows.T
-        alike = float(np.square(pairs).mean())
-        return _NOISE * math.sqrt(alike / rows.shape[1]) if math.isfinite(alike) else 0.0
-
-    @cached_property
-    def backward(self) -> float:
-        """Decades by which the response changes the derivative on its way back."""
-        ends = [self.chain.error(node) for node in (self.stage.total, self.stage.answer)]
-        if ends[0] is None or ends[1] is None:
-            return math.nan
-        return decades((ends[0],)) - decades((ends[1],))
-
-    def causes(self, common: float, fresh: bool) -> Iterator[Cause]:
-        """What departs here: the weight, then the bias, then the response.
-
-        common  decades by which all weights depart together, which is told elsewhere
-        fresh   whether weights should be random
-        """
-        evidence = {"scale": self.weight - common, "rank": self.rank if fresh else 0.0}
-        by_chance = _NOISE_OF_WEIGHTS / math.sqrt(max(1, self.stage.weight.size))
-        if abs(evidence["scale"]) > self.limits.one + by_chance or evidence["rank"] < -_RANK:
-            yield Cause("weight", self.stage.layer, self.weight_told(evidence), evidence)
-        if self.bias > self.limits.one:
-            yield Cause("bias", self.stage.layer, self.bias_told(), {"bias": self.bias})
-        if _largest(self.activation) > self.limits.one + self.noise:
-            yield Cause("activation", self.stage.responder, self.activation_told(), self.activation)
-
-    def weight_told(self, evidence: Mapping[str, float]) -> str:
-        """The sentence for a weight."""
-        layer, found = self.stage.layer, _rms(self.stage.weight.value)
-        if not math.isfinite(found):
-            return f"The weights of {layer} hold values that are infinite or not a number."
-        if evidence["rank"] < -_RANK:
-            return (
-                f"The weights of {layer} are nearly of one direction: their stable rank is "
-                f"{_times(self.rank)} that of random ones."
-            )
-        return (
-            f"The weights of {layer} are {_times(self.weight)} what {self.stage.fan_in:.0f} inputs ask for: "
-            f"their root mean square is {found:.3g}, not {self.expected:.3g}."
-        )
-
-    def bias_told(self) -> str:
-        """The sentence for a bias."""
-        assert self.stage.bias is not None
-        return (
-            f"The bias of {self.stage.layer} outweighs what it is added to: its root mean square is "
-            f"{_rms(self.stage.bias.value):.3g}, that of the sums should be {self.usual:.3g}."
-        )
-
-    def activation_told(self) -> str:
-        """The sentence for a response."""
-        on, back = (_times(self.activation[way]) for way in ("forward", "backward"))
-        return (
-            f"{self.stage.responder} passes on {on} what it should of the sums it gets, and passes back "
-            f"{back} what it should of the error."
-        )
+def _weight(layer: Departures, limits: _Limits, common: float, fresh: bool) -> Iterator[Cause]:
+    """A weight that is too large or too small, beyond what all are; a fresh one that is not random."""
+    scale, rank = layer.weight - common, layer.rank if fresh else 0.0
+    limit = limits.larger if scale > 0 else limits.one
+    if abs(scale) > limit + _NOISE / math.sqrt(layer.stage.weight.size) or rank < -_RANK:
+        told = layer.weight_told(of_one_direction=rank < -_RANK)
+        yield Cause("weight", layer.stage.layer, told, {"scale": scale, "rank": rank})
 
 
-# -- all layers together -------------------------------------------------------------------------------------
-def _weights(judged: list[_Judged]) -> Cause | None:
-    """All weights too large or too small: none needs to be so by much."""
-    departures = [each.weight for each in judged]
-    total, median, limits = math.fsum(departures), float(np.median(departures)), judged[0].limits
+def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
+    """All weights too large or too small, of which none needs to be so by much."""
+    by_stage = {each.stage: each.weight for each in layers if each.stage.fan_in > 1}
+    if not by_stage:
+        return []
+    departures = list(by_stage.values())
+    total, median = _in_series(layers, by_stage), float(np.median(departures))
     limit = limits.grown if total > 0 else limits.shrunk
     if (
         (abs(total) > limit or abs(median) > limits.one)
@@ -325,24 +201,32 @@ def _weights(judged: list[_Judged]) -> Cause | None:
         and _one_sided(departures)
     ):
         reason = (
-            f"The weights of all {len(judged)} layers are {_times(median)} what their inputs ask for, in the "
-            f"middle: together they change what passes through by {total:+.1f} decades."
+            f"The weights of all {len(departures)} layers are {times(median)} what their inputs ask for, in "
+            f"the middle: together they change what passes through by {total:+.1f} decades."
         )
-        return Cause("weights", "", reason, {"median": median, "together": total})
-    return None
+        return [Cause("weights", "", reason, {"median": median, "together": total})]
+    return []
 
 
-def _activations(judged: list[_Judged]) -> Iterator[Cause]:
-    """All activations together shrink what comes back, by more than weights are expected to make up for."""
-    gains = [each.backward + math.log10(each.gain) for each in judged if each.stage.response]
-    gains = [each for each in gains if math.isfinite(each)]
-    total = math.fsum(gains)
-    if abs(total) > judged[0].limits.activations and _one_sided(gains):
+def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
+    """All activations together change what comes back, by more than weights are expected to make up for."""
+    responding = [each for each in layers if each.stage.response and math.isfinite(each.backward)]
+    gains = {each.stage: each.backward + math.log10(each.gain) for each in responding}
+    total, by_chance = _in_series(layers, gains), 0.5 * math.hypot(*(each.noise for each in responding))
+    if abs(total) > limits.activations + by_chance and _one_sided(list(gains.values())):
         reason = (
-            f"Together, {len(gains)} activations change the error on its way back by {total:+.1f} decades, "
-            "with what the weights should make up for already counted."
+            f"Together, activations change the error on its way back by {total:+.1f} decades, "
+            "beyond what weights are expected to make up for."
         )
         yield Cause("activations", "", reason, {"together": total})
+
+
+def _in_series(layers: list[Departures], departures: Mapping[Stage, float]) -> float:
+    """The departures of those stages, all in series, that add up to most."""
+    totals = [
+        math.fsum(departures.get(stage, 0.0) for stage in each.chain.in_series(each.stage)) for each in layers
+    ]
+    return max(totals, key=abs, default=0.0)
 
 
 def _one_sided(departures: list[float]) -> bool:
@@ -350,41 +234,5 @@ def _one_sided(departures: list[float]) -> bool:
     return max(grown, len(departures) - grown) >= _SAME_SIGN * len(departures)
 
 
-# -- numbers -------------------------------------------------------------------------------------------------
-def _rms(values: Any) -> float:
-    """Root mean square, without overflow; nan for what is not finite."""
-    array = np.asarray(values)
-    return 10 ** (decades((array,)) - 0.5 * math.log10(max(1, array.size)))
-
-
-def _largest_square(matrix: Array) -> float:
-    """The square of the largest singular value, to some percent: a few rounds of the power method."""
-    vector = np.random.default_rng(0).normal(size=matrix.shape[1])
-    size = 1.0
-    for _ in range(_POWERS):
-        vector = matrix.T @ (matrix @ (vector / size))
-        size = float(np.linalg.norm(vector)) or 1.0
-    return size
-
-
-def _log10(ratio: float) -> float:
-    """log10, where an exact zero and what is not finite are far away."""
-    if ratio == 0:
-        return -_FAR
-    return math.log10(ratio) if math.isfinite(ratio) else _FAR
-
-
-def _difference(found: float, expected: float) -> float:
-    """Between decades; a zero that is not expected is far away, what is undefined is none."""
-    if math.isnan(found) or not math.isfinite(expected):
-        return 0.0
-    return max(-_FAR, min(_FAR, found - expected))
-
-
 def _largest(evidence: Mapping[str, float]) -> float:
     return max((abs(each) for each in evidence.values()), default=0.0)
-
-
-def _times(departure: float) -> str:
-    """Decades as a factor, in words."""
-    return "nothing of" if departure <= -_FAR else f"{10**departure:.2g} times"

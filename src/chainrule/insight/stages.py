@@ -27,7 +27,7 @@ _ADDING = ("add", "subtract")
 _SEED = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """One place where weights meet data.
 
@@ -57,8 +57,8 @@ class Stage:
 
     @property
     def responder(self) -> str:
-        """Path of the layer that responds: that of the stage, where it has no layer of its own."""
-        return next((node.layer for node in self.response if node.layer), self.layer)
+        """Path of the layer that responds: that of the stage, where the response has none of its own."""
+        return next((node.layer for node in self.response if node.layer not in ("", self.layer)), self.layer)
 
     def gains(self, spread: float, error: Array | None = None) -> tuple[float, float]:
         """By how many decades the response changes norms, forward and backward, if normal numbers come in.
@@ -120,6 +120,14 @@ class Chain:
                 found.add(node)
         return sorted(found, key=lambda node: node.serial)
 
+    def in_series(self, stage: Stage) -> list[Stage]:
+        """A stage and those through which all that it makes has to pass: the gains of these multiply."""
+        node, passed = stage.product, {stage.product}
+        while (gate := self._gates.get(node)) is not None:
+            passed.add(gate)
+            node = gate
+        return [each for each in self.stages if each.product in passed]
+
     def error(self, node: Node) -> Array | None:
         """The derivative of the loss by a node with one output."""
         found = self.adjoint.cotangents.get(node)
@@ -130,7 +138,7 @@ class Chain:
         """The weight and the data of a product of the two, or nothing."""
         if node in self.of_parameters or node not in self.adjoint.cotangents or not is_product(node):
             return []
-        weights = [each for each in node.operands if each in self.of_parameters and each.ndim]
+        weights = [each for each in node.operands if each in self.of_parameters and _is_array(each)]
         others = [each for each in node.operands if each not in self.of_parameters and _is_array(each)]
         return [(weights[0], others[0])] if len(weights) == len(others) == 1 else []
 
@@ -192,7 +200,7 @@ def is_product(node: Node) -> bool:
 
 
 def _is_array(node: Node) -> bool:
-    return isinstance(node.type, Type) and node.floating and node.ndim > 0
+    return isinstance(node.type, Type) and node.floating and node.ndim > 0 and node.size > 0
 
 
 def _depends_only_on(node: Node, known: Container[Node]) -> bool:

@@ -1,0 +1,181 @@
+"""What departs in one stage of a network: its weights, bias and response, each given what reaches it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from chainrule.graph import Array
+from chainrule.insight.adjoint import decades
+from chainrule.insight.stages import Chain, Stage
+
+FAR = 30.0
+"""Decades that stand for an exact zero, or for what is not a number."""
+_SMALLEST_SIDE = 4  # of a matrix whose rank says something
+_NOISE = 1.5  # decades of a gain by chance, times the root of how many numbers it is a mean of
+_ATTAINABLE = math.log10(2)  # gain of an activation: what loses more is not for weights to make up for
+_HIGHEST = math.log10(1.5)  # gain that an activation asks of weights
+_LINEAR, _NORMAL = 0.1, 1.0  # spreads at which the gain of an activation is taken
+_ROWS, _POWERS = 256, 20  # rows that are compared with each other; rounds of the power method
+
+
+@dataclass(frozen=True)
+class Departures:
+    """The departures of one stage of a chain, in decades."""
+
+    stage: Stage
+    chain: Chain
+
+    @cached_property
+    def gain(self) -> float:
+        """The factor by which weights should make up for what the response loses."""
+        _, linear = self.stage.gains(_LINEAR)
+        forward, normal = self.stage.gains(_NORMAL)
+        back = -0.5 * (linear + normal)
+        if not (math.isfinite(back) and math.isfinite(forward)) or abs(back) > _ATTAINABLE:
+            return 1.0
+        return 10 ** min(max(min(back, -forward, key=abs), 0.0), _HIGHEST)
+
+    @cached_property
+    def expected(self) -> float:
+        """The root mean square of weights that keep norms as they are."""
+        return self.gain / math.sqrt(max(self.stage.fan_in, 1.0))
+
+    @cached_property
+    def weight(self) -> float:
+        """Decades by which the weights are too large."""
+        return log10(rms(self.stage.weight.value) / self.expected)
+
+    @cached_property
+    def rank(self) -> float:
+        """Decades by which the stable rank of a matrix departs from that of a random one."""
+        values = self.stage.weight.value
+        if values.ndim < 2 or not np.isfinite(values).all():
+            return 0.0
+        matrix = values.reshape(values.shape[0], -1).astype(np.float64)
+        rows, columns = matrix.shape
+        whole = float(np.vdot(matrix, matrix))
+        if min(rows, columns) < _SMALLEST_SIDE or not whole:
+            return 0.0
+        random = rows * columns / (math.sqrt(rows) + math.sqrt(columns)) ** 2
+        return log10(whole / _largest_square(matrix)) - log10(random)
+
+    @cached_property
+    def usual(self) -> float:
+        """The root mean square of the sums, were the weights as expected."""
+        return rms(self.stage.incoming.value) * self.expected * math.sqrt(max(self.stage.fan_in, 1.0))
+
+    @cached_property
+    def bias(self) -> float:
+        """Decades by which the bias adds to the sums."""
+        if self.stage.bias is None or not self.usual:
+            return 0.0
+        return log10(math.hypot(1.0, rms(self.stage.bias.value) / self.usual))
+
+    @cached_property
+    def activation(self) -> dict[str, float]:
+        """Decades by which the response's gains depart, forward and backward."""
+        stage = self.stage
+        spread = rms(stage.product.value)
+        if not stage.response or not spread or not math.isfinite(spread):
+            return {}
+        error = self.chain.error(stage.answer)
+        known = error is not None and np.isfinite(error).all() and error.any()
+        forward, backward = stage.gains(spread, error if known else None)
+        return {
+            "forward": _difference(decades((stage.answer.value,)) - decades((stage.total.value,)), forward),
+            "backward": _difference(self.backward, backward),
+        }
+
+    @cached_property
+    def noise(self) -> float:
+        """Decades by which a gain differs from what is expected by chance.
+
+        It is a mean over the numbers that differ from each other. In deep networks all rows become alike
+        (Poole et al., 2016), and then only the units count.
+        """
+        rows = self.stage.total.value.reshape(len(self.stage.total.value), -1)[:_ROWS].astype(np.float64)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        pairs = (rows := rows / np.where(norms > 0, norms, 1.0)) @ rows.T
+        alike = float(np.square(pairs).mean())
+        return _NOISE * math.sqrt(alike / rows.shape[1]) if math.isfinite(alike) else 0.0
+
+    @cached_property
+    def backward(self) -> float:
+        """Decades by which the response changes the derivative on its way back."""
+        ends = [self.chain.error(node) for node in (self.stage.total, self.stage.answer)]
+        if ends[0] is None or ends[1] is None:
+            return math.nan
+        return decades((ends[0],)) - decades((ends[1],))
+
+    # -- in words --------------------------------------------------------------------------------------------
+    def weight_told(self, of_one_direction: bool) -> str:
+        """The sentence for a weight."""
+        layer, found = self.stage.layer, rms(self.stage.weight.value)
+        if not math.isfinite(found):
+            return f"The weights of {layer} hold values that are infinite or not a number."
+        if of_one_direction:
+            return (
+                f"The weights of {layer} are nearly of one direction: their stable rank is "
+                f"{times(self.rank)} that of random ones."
+            )
+        return (
+            f"The weights of {layer} are {times(self.weight)} what {self.stage.fan_in:.0f} inputs ask for: "
+            f"their root mean square is {found:.3g}, not {self.expected:.3g}."
+        )
+
+    def bias_told(self) -> str:
+        """The sentence for a bias."""
+        assert self.stage.bias is not None
+        return (
+            f"The bias of {self.stage.layer} outweighs what it is added to: its root mean square is "
+            f"{rms(self.stage.bias.value):.3g}, that of the sums should be {self.usual:.3g}."
+        )
+
+    def activation_told(self) -> str:
+        """The sentence for a response."""
+        on, back = (times(self.activation[way]) for way in ("forward", "backward"))
+        return (
+            f"{self.stage.responder} passes on {on} what it should of the sums it gets, and passes back "
+            f"{back} what it should of the error."
+        )
+
+
+# -- numbers -------------------------------------------------------------------------------------------------
+def rms(values: Any) -> float:
+    """Root mean square, without overflow; nan for what is not finite."""
+    array = np.asarray(values)
+    return 10 ** (decades((array,)) - 0.5 * math.log10(max(1, array.size)))
+
+
+def _largest_square(matrix: Array) -> float:
+    """The square of the largest singular value, to some percent: a few rounds of the power method."""
+    vector = np.random.default_rng(0).normal(size=matrix.shape[1])
+    size = 1.0
+    for _ in range(_POWERS):
+        vector = matrix.T @ (matrix @ (vector / size))
+        size = float(np.linalg.norm(vector)) or 1.0
+    return size
+
+
+def log10(ratio: float) -> float:
+    """log10, where an exact zero and what is not finite are far away."""
+    if ratio == 0:
+        return -FAR
+    return math.log10(ratio) if math.isfinite(ratio) else FAR
+
+
+def _difference(found: float, expected: float) -> float:
+    """Between decades; a zero that is not expected is far away, what is undefined is none."""
+    if math.isnan(found) or not math.isfinite(expected):
+        return 0.0
+    return max(-FAR, min(FAR, found - expected))
+
+
+def times(departure: float) -> str:
+    """Decades as a factor, in words."""
+    return "nothing of" if departure <= -FAR else f"{10**departure:.2g} times"

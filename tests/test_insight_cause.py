@@ -1,0 +1,338 @@
+"""The cause: a fault that is planted is named, with its layer, and a network without one is left alone.
+
+A handful of each; `python -m benchmarks.causes` has the figures over many random networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import chainrule as cr
+from chainrule import nn
+from chainrule.insight.adjoint import Adjoint, parameters_of
+from chainrule.insight.cause import Cause
+from chainrule.insight.departures import Departures
+from chainrule.insight.ledger import Ledger
+from chainrule.insight.stages import Chain
+
+Array = np.ndarray[Any, Any]
+ROWS, FEATURES, WIDTH = 64, 8, 32
+GAINS = {nn.ReLU: math.sqrt(2), nn.Tanh: 1.2, nn.Sigmoid: 1.0, nn.GELU: 1.46, nn.LeakyReLU: math.sqrt(2)}
+
+
+def data(seed: int = 0, rows: int = ROWS) -> tuple[Array, Array]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(rows, FEATURES)), generator.normal(size=(rows, 1))
+
+
+def perceptron(hidden: int = 5, activation: Callable[[], nn.Module] = nn.Tanh, seed: int = 0) -> nn.Module:
+    """Layers 0, 2, 4 ... with the weights that are recommended for the activation, and zero biases."""
+    generator = np.random.default_rng(seed)
+    layers: list[nn.Module] = []
+    for k in range(hidden):
+        layers += [nn.Linear(FEATURES if k == 0 else WIDTH, WIDTH), activation()]
+    model = nn.Sequential(*layers, nn.Linear(WIDTH if hidden else FEATURES, 1)).double()
+    for layer in linear(model).values():
+        gain = GAINS[activation] if layer.weight.shape[0] == WIDTH else 1.0
+        spread = gain / math.sqrt(layer.weight.shape[1])
+        layer.weight.assign(generator.normal(0, spread, layer.weight.shape))
+        layer.bias.assign(np.zeros(layer.bias.shape))
+    return model
+
+
+def linear(model: nn.Module) -> dict[str, Any]:
+    return {path: each for path, each in model.named_modules() if isinstance(each, nn.Linear)}
+
+
+def scaled(model: nn.Module, by: float, *paths: str) -> nn.Module:
+    for path, layer in linear(model).items():
+        if path in paths or not paths:
+            layer.weight.assign(layer.weight.numpy() * by)
+    return model
+
+
+def shifted(model: nn.Module, by: float, path: str) -> nn.Module:
+    bias = linear(model)[path].bias
+    bias.assign(bias.numpy() + by)
+    return model
+
+
+def diagnosed(model: nn.Module, x: Array, y: Array, step: int | None = 0, scale: float = 1.0) -> Ledger:
+    return cr.ledger(nn.MSELoss()(model(cr.asarray(x)), cr.asarray(y)) * scale, step=step)
+
+
+def named(found: Ledger) -> tuple[str, str] | None:
+    return (found.cause.factor, found.cause.layer) if found.cause else None
+
+
+# -- healthy networks ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("activation", "hidden"),
+    [(each, hidden) for each in GAINS for hidden in (0, 1, 2, 8) if each is not nn.Sigmoid or hidden <= 2],
+)
+def test_a_healthy_network_has_no_cause(activation: Callable[[], nn.Module], hidden: int) -> None:
+    """Of sigmoids, a deep stack is none."""
+    found = diagnosed(perceptron(hidden, activation), *data())
+    assert found.causes == ()
+    assert found.cause is None
+
+
+@given(
+    st.integers(0, 2**31),
+    st.integers(0, 4),
+    st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU]),
+    st.integers(16, 99),
+)
+@settings(max_examples=30, deadline=None)
+def test_random_healthy_networks_have_none_either(
+    seed: int, hidden: int, activation: Callable[[], nn.Module], rows: int
+) -> None:
+    x, y = data(seed, rows)
+    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / y.std(0)
+    assert diagnosed(perceptron(hidden, activation, seed), x, y).causes == ()
+
+
+class Residual(nn.Module):
+    """Branches of two layers, added to a stream."""
+
+    def __init__(self, blocks: int) -> None:
+        self.first = nn.Linear(FEATURES, WIDTH)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH)
+                )
+                for _ in range(blocks)
+            )
+        )
+        self.last = nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Any) -> cr.Tensor:
+        h = self.first(x)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h)
+
+
+def images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(128, 3),
+    )  # fmt: skip
+
+
+def test_branches_do_not_add_up() -> None:
+    """Small weights in ten branches: were they in series, they would shrink what passes by seven decades."""
+    cr.random.seed(0)
+    model = Residual(10).double()
+    assert diagnosed(model, *data()).cause is None
+    weight = model.blocks[4][1].weight
+    weight.assign(weight.numpy() * 100)
+    assert named(diagnosed(model, *data())) == ("weight", "blocks.4.1")
+
+
+def test_images_and_classes() -> None:
+    cr.random.seed(0)
+    model = images()
+    pixels = np.random.default_rng(0).normal(size=(32, 1, 8, 8)).astype(np.float32)
+    classes = cr.asarray(np.random.default_rng(1).integers(0, 3, 32))
+    loss = nn.CrossEntropyLoss()(model(cr.asarray(pixels)), classes)
+    assert cr.ledger(loss, step=0).cause is None
+    assert named(cr.ledger(loss * 100, step=0)) == ("loss", "")
+    model[3].bias.assign(np.full(8, -20, np.float32))
+    loss = nn.CrossEntropyLoss()(model(cr.asarray(pixels)), classes)
+    assert named(cr.ledger(loss, step=0)) == ("bias", "3")
+
+
+# -- faults --------------------------------------------------------------------------------------------------
+PLANTS: dict[str, tuple[Callable[[], Ledger], tuple[str, str]]] = {
+    "one weight too large": (lambda: diagnosed(scaled(perceptron(), 20, "4"), *data()), ("weight", "4")),
+    "one weight too small": (lambda: diagnosed(scaled(perceptron(), 0.05, "6"), *data()), ("weight", "6")),
+    "a zero weight": (lambda: diagnosed(scaled(perceptron(), 0, "2"), *data()), ("weight", "2")),
+    "all weights too large": (lambda: diagnosed(scaled(perceptron(), 3), *data()), ("weights", "")),
+    "all weights too small": (lambda: diagnosed(scaled(perceptron(), 0.2), *data()), ("weights", "")),
+    "a bias that saturates": (lambda: diagnosed(shifted(perceptron(), 9, "4"), *data()), ("bias", "4")),
+    "a bias that kills": (
+        lambda: diagnosed(shifted(perceptron(5, nn.ReLU), -20, "2"), *data()),
+        ("bias", "2"),
+    ),
+    "inputs scaled": (lambda: diagnosed(perceptron(), data()[0] * 100, data()[1]), ("input", "0")),
+    "inputs shifted": (lambda: diagnosed(perceptron(), data()[0] + 30, data()[1]), ("input", "0")),
+    "an outlier": (
+        lambda: diagnosed(
+            perceptron(), data()[0] * np.where(np.arange(ROWS) == 7, 200, 1)[:, None], data()[1]
+        ),
+        ("input", "0"),
+    ),
+    "targets scaled": (lambda: diagnosed(perceptron(), data()[0], data()[1] * 1000), ("targets", "")),
+    "loss scaled": (lambda: diagnosed(perceptron(), *data(), scale=0.001), ("loss", "")),
+    "sigmoid everywhere": (lambda: diagnosed(perceptron(9, nn.Sigmoid), *data()), ("activations", "")),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_fault_is_named_first(plant: str) -> None:
+    make, expected = PLANTS[plant]
+    assert named(make()) == expected
+
+
+def test_of_two_faults_the_earlier_comes_first_and_the_other_next() -> None:
+    model = shifted(scaled(perceptron(), 50, "2"), 30, "6")
+    assert [(each.factor, each.layer) for each in diagnosed(model, *data()).causes][:2] == [
+        ("weight", "2"),
+        ("bias", "6"),
+    ]
+
+
+def test_weights_of_one_direction_are_a_fault_only_before_training() -> None:
+    model = perceptron(3)
+    layer = model[2].weight
+    layer.assign(np.full(layer.shape, layer.numpy().std()))
+    cause = diagnosed(model, *data(), step=0).cause
+    assert cause is not None
+    assert (cause.factor, cause.layer) == ("weight", "2")
+    assert "nearly of one direction" in cause.reason
+    for step in (None, 500):
+        assert "weight" not in [each.factor for each in diagnosed(model, *data(), step=step).causes]
+
+
+def test_weights_may_grow_in_training() -> None:
+    model = scaled(perceptron(), 4, "10")
+    assert named(diagnosed(model, *data(), step=0)) == ("weight", "10")
+    assert diagnosed(model, *data(), step=1000).cause is None
+
+
+# -- what is told --------------------------------------------------------------------------------------------
+def test_the_sentence_and_the_evidence() -> None:
+    model = perceptron(2)
+    layer = model[2].weight
+    layer.assign(layer.numpy() / np.sqrt(np.mean(layer.numpy() ** 2)) * 3)
+    x, y = data()
+    cause = diagnosed(model, x, y).cause
+    assert isinstance(cause, Cause)
+    expected = Departures(stages(model, x, y).stages[1], stages(model, x, y)).expected
+    assert cause.evidence["scale"] == pytest.approx(math.log10(3 / expected))
+    assert str(cause) == cause.reason
+    assert cause.reason == (
+        f"The weights of 2 are {3 / expected:.2g} times what 32 inputs ask for: their root mean square is 3, "
+        f"not {expected:.3g}."
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cause.layer = "0"
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_every_reason_is_one_sentence_with_a_number(plant: str) -> None:
+    for cause in PLANTS[plant][0]().causes:
+        assert cause.reason.endswith(".")
+        assert any(each.isdigit() for each in cause.reason)
+        assert all(math.isfinite(each) for each in cause.evidence.values())
+
+
+def test_it_is_computed_when_asked() -> None:
+    found = diagnosed(perceptron(), *data())
+    assert "causes" not in vars(found)
+    assert found.causes is found.causes
+    assert Ledger(1.0, ()).causes == ()
+
+
+# -- what stages are made of ---------------------------------------------------------------------------------
+def stages(model: nn.Module, x: Array, y: Array) -> Chain:
+    loss = nn.MSELoss()(model(cr.asarray(x)), cr.asarray(y)).node
+    return Chain(Adjoint(loss, list(parameters_of(loss).values())))
+
+
+def test_the_stages_of_a_perceptron() -> None:
+    x, y = data()
+    model = perceptron(2, nn.GELU)
+    model[0].bias.assign(np.full(WIDTH, 0.5))
+    found = stages(model, x, y).stages
+    assert [(each.layer, each.responder, each.fan_in) for each in found] == [
+        ("0", "1", FEATURES),
+        ("2", "3", WIDTH),
+        ("4", "4", WIDTH),
+    ]
+    first, second, last = found
+    np.testing.assert_allclose(first.total.value, x @ model[0].weight.numpy().T + 0.5, rtol=1e-12)
+    np.testing.assert_array_equal(first.answer.value, second.incoming.value)
+    assert not last.response
+    assert last.answer is last.total
+
+
+@pytest.mark.parametrize(("activation", "gain"), [(nn.ReLU, 0.5), (nn.LeakyReLU, 0.50005), (nn.Tanh, 0.4644)])
+def test_gains_are_those_of_normal_numbers(activation: Callable[[], nn.Module], gain: float) -> None:
+    """The mean square of the derivative at normal numbers: by hand, and for tanh by quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(101)
+    if activation is nn.Tanh:
+        gain = float((weights * (1 - np.tanh(nodes) ** 2) ** 2).sum() / weights.sum())
+    x, y = data(rows=2048)
+    first = stages(perceptron(1, activation), x, y).stages[0]
+    _, backward = first.gains(1.0)
+    # leaky_relu keeps the mask of the numbers that came in: half of 65,536 are positive, but for chance
+    assert 10 ** (2 * backward) == pytest.approx(gain, rel=0.03)
+
+
+def test_stages_in_series_and_beside_each_other() -> None:
+    x, y = data()
+    chain = stages(Residual(2).double(), x, y)
+    by_layer = {each.layer: each for each in chain.stages}
+    assert [each.layer for each in chain.in_series(by_layer["blocks.0.1"])] == [
+        "blocks.0.1",
+        "blocks.0.3",
+        "last",
+    ]
+    assert [each.layer for each in chain.in_series(by_layer["first"])] == ["first", "last"]
+
+
+# -- where numbers end ---------------------------------------------------------------------------------------
+def test_not_a_number() -> None:
+    x, y = data()
+    spoilt = x.copy()
+    spoilt[3, 1] = np.nan
+    with np.errstate(all="ignore"):
+        cause = diagnosed(perceptron(), spoilt, y).cause
+        assert cause is not None
+        assert cause.factor == "input"
+        assert cause.reason == "The input of 0 holds 1 values that are infinite or not a number."
+        model = perceptron()
+        weight = model[4].weight
+        weight.assign(np.where(np.arange(WIDTH) == 3, np.inf, weight.numpy()))
+        assert named(diagnosed(model, x, y)) == ("weight", "4")
+
+
+def test_zeros_everywhere() -> None:
+    model = scaled(perceptron(), 0)
+    assert named(diagnosed(model, *data())) == ("weights", "")
+    assert named(diagnosed(perceptron(), np.zeros((ROWS, FEATURES)), data()[1])) == ("input", "0")
+
+
+def test_one_row() -> None:
+    """Of one row no mean is known, and the loss of one example is its mean."""
+    x, y = np.ones((1, FEATURES)), np.ones((1, 1))
+    assert diagnosed(perceptron(2), x, y).cause is None
+    assert named(diagnosed(perceptron(2), x * 1000, y)) == ("input", "0")
+    assert named(diagnosed(perceptron(2), x, y, scale=1000)) == ("loss", "")
+
+
+def test_a_sum_counts_its_examples() -> None:
+    x, y = data()
+    model = perceptron(1)
+    squares = cr.square(model(cr.asarray(x)) - cr.asarray(y))
+    cause = cr.ledger(cr.sum(squares), step=0).cause
+    assert cause is not None
+    assert cause.reason == "The loss counts its examples 64 times, where a mean counts them once."
+    assert cr.ledger(cr.mean(squares) + 0.01 * cr.sum(cr.square(model[0].weight)), step=0).cause is None
+
+
+def test_losses_without_layers_or_data() -> None:
+    weight = nn.Parameter(np.ones(3))
+    assert cr.ledger(cr.sum(cr.square(weight)), step=0).causes == ()
+    assert cr.ledger(cr.sum(weight * 1e9), step=0).causes == ()
