@@ -37,6 +37,9 @@ VERBS = {
     "predict": Verb("chainrule.cli.predict", "predict the target of new rows with a trained run"),
     "runs": Verb("chainrule.cli.runs", "list the runs, newest first"),
     "show": Verb("chainrule.cli.show", "show a run: its recipe, network and result"),
+    "why": Verb(
+        "chainrule.cli.why", "show why a run's gradients are as they are, and what a number is made of"
+    ),
     "report": Verb("chainrule.cli.report", "write a run's report, one HTML file"),
     "cache": Verb("chainrule.cli.cache", "show or clear the compiled code that is kept"),
     "demo": Verb("chainrule.cli.demo", "predict house prices, compare with other models, write report.html"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from chainrule.cli.options import write_json
+from chainrule.insight.bad_number import BadNumber, first_bad_number
 from chainrule.recipe import Recipe
 from chainrule.show import inside
 from chainrule.show import report as reports
@@ -55,19 +57,25 @@ class Session:
         if report is not None:
             with nullcontext() if self.json else self.out.status("opening gradients for the report"):
                 written = reports.write(facts, report, inside.of_run(run), reference)
+        bad = first_bad_number(run)
         if self.json:
-            write_json(self._document(run, comparison, written))
+            write_json(self._document(run, comparison, written, bad))
             return
         self.screen.finished(facts)
+        if bad is not None:
+            self.screen.bad_number(bad)
         if reference is not None:
             self.screen.reference(reference)
         self.screen.saved(facts, written)
 
     @staticmethod
-    def _document(run: Run, comparison: dict[str, Any], report: Path | None) -> dict[str, Any]:
+    def _document(
+        run: Run, comparison: dict[str, Any], report: Path | None, bad: BadNumber | None
+    ) -> dict[str, Any]:
         return {
             "run": str(run.folder.path) if run.folder is not None else None,
             "result": run.result,
             "comparison": {name: value for name, value in comparison.items() if name != "agreement"},
             "report": str(report) if report is not None else None,
+            **({} if bad is None else {"bad_number": asdict(bad)}),
         }

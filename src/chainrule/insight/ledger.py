@@ -25,11 +25,10 @@ from chainrule.graph import Node
 from chainrule.insight.adjoint import Adjoint, decades, flat, parameters_of
 from chainrule.insight.cause import Cause, causes_of
 from chainrule.insight.gates import gates_of, place_of
-from chainrule.insight.moment import moment_of
+from chainrule.insight.moment import Given, moment_of
 from chainrule.insight.stages import is_product, made_of_parameters
 from chainrule.representation import html_of
 from chainrule.reverse import check_backward
-from chainrule.tensor import Tensor
 
 ERROR, WEIGHT, ACTIVATION, BLOCK = "error at the loss", "weight gain", "activation gain", "block gain"
 USES, INPUT, ALIGNMENT = "uses together", "input norm", "alignment"
@@ -145,10 +144,11 @@ class Ledger:
         return html_of("ledger", self)
 
 
-def ledger(loss: Tensor, step: int | None = None) -> Ledger:
+def ledger(loss: Given, step: int | None = None) -> Ledger:
     """Why every gradient is as large as it is: log10 of its norm as an exact sum, layer by layer.
 
-    loss  a scalar that was computed eagerly from a model's parameters
+    loss  a scalar that was computed eagerly from a model's parameters; or a run, or its folder
+    step  of the run, counted from 0, negative numbers from the end; None is the last
 
     >>> import numpy as np, chainrule as cr
     >>> weight = cr.nn.Parameter(np.array([[3.0, 4.0]]))

@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from chainrule.data.preprocess import Preprocessor
+from chainrule.insight.bad_number import BadNumber
 from chainrule.recipe import Recipe
 from chainrule.show import columns, outcome
 from chainrule.show.facts import Facts, layers
@@ -73,6 +74,10 @@ class Screen:
         """The result beside the baselines, and what it amounts to."""
         grid = [result_grid(facts)] if outcome.entries(facts) else []
         self._section("Result", *grid, Text(outcome.verdict(facts), style="bold"))
+
+    def bad_number(self, bad: BadNumber) -> None:
+        """Why training ended before its time: the first number that was not finite."""
+        self._section("Failure", Text(str(bad)))
 
     def reference(self, results: Mapping[str, Any]) -> None:
         """The committed figures of several models on several splits."""
