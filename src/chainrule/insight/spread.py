@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def spread(edge: Edge, moved: Moved) -> tuple[Moved, ...]:
     for points in found:
         if points is None:
             return _everywhere(edge, moved)
-        derivative = derivative_at(user, nest, points.loop, edge.operand)
+        derivative = np.ones(()) if moves(user) else derivative_at(user, nest, points.loop, edge.operand)
         places, which = _output_places(nest, points.loop, user.shape), points.which
         part = Moved(places, derivative * moved.by[which], np.abs(derivative) * moved.sizes[which])
         whole = whole.plus(part)
@@ -75,7 +76,14 @@ def spread(edge: Edge, moved: Moved) -> tuple[Moved, ...]:
 def loop_of(node: Node) -> Nest | None:
     """The loop that computes a node; None where there is none."""
     assert node.primitive is not None
-    return nest_of(node.primitive, *(each.type for each in node.operands), **node.attributes)
+    if node not in _loops:
+        types = (each.type for each in node.operands)
+        _loops[node] = nest_of(node.primitive, *types, **node.attributes)
+    return _loops[node]
+
+
+_loops: WeakKeyDictionary[Node, Nest | None] = WeakKeyDictionary()
+"""Loops made so far: that of a loop's stacked results has a read for every step, and is asked for at each."""
 
 
 def moves(node: Node) -> bool:
