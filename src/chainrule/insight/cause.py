@@ -31,7 +31,7 @@ class _Limits(NamedTuple):
     one          a factor alone
     larger       one weight, if it is too large: that does harm sooner
     grown        all weights together, if they are too large
-    shrunk       all weights together, if they are too small
+    shrunk       all weights together, with what activations then do, if they are too small
     activations  all activations together
     """
 
@@ -42,7 +42,7 @@ class _Limits(NamedTuple):
     activations: float
 
 
-_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.8, 1.7), _Limits(1.0, 1.0, 3.0, 4.0, 4.0)
+_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.7, 1.7), _Limits(1.0, 1.0, 3.0, 4.0, 4.0)
 _STEADY = 0.2  # of one layer among all: less is within what recommended initialisations differ by
 _SAME_SIGN = 0.8  # share of the layers that must depart in one direction
 _LARGEST_SHARE = 0.6  # of one layer in what all depart by together: more, and that layer is the cause
@@ -139,7 +139,7 @@ def _scales_told(what: str, values: Array) -> str:
     rows = values.reshape(len(values), -1).astype(np.float64)
     norms = np.linalg.norm(rows, axis=1)
     return (
-        f"{what} is not standardised: mean {rows.mean():.3g}, standard deviation {rows.std():.3g}, and "
+        f"{what} is not standardised: mean {rows.mean():.3g}, standard deviation {rows.std():.3g}; "
         f"its largest row has norm {norms.max():.3g}, the middle one {np.median(norms):.3g}."
     )
 
@@ -193,9 +193,12 @@ def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
         return []
     departures = list(by_stage.values())
     total, median = _in_series(layers, by_stage), float(np.median(departures))
-    limit = limits.grown if total > 0 else limits.shrunk
+    passing = _in_series(layers, _gains(layers))
+    if abs(passing) > abs(total):  # activations depart by more, and are told themselves
+        passing = 0.0
+    far = total > limits.grown or total + passing < -limits.shrunk
     if (
-        (abs(total) > limit or abs(median) > limits.one)
+        (far or abs(median) > limits.one)
         and abs(median) > _STEADY
         and max(map(abs, departures)) < _LARGEST_SHARE * abs(total)
         and _one_sided(departures)
@@ -210,15 +213,24 @@ def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
 
 def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
     """All activations together change what comes back, by more than weights are expected to make up for."""
-    responding = [each for each in layers if each.stage.response and math.isfinite(each.backward)]
-    gains = {each.stage: each.backward + math.log10(each.gain) for each in responding}
-    total, by_chance = _in_series(layers, gains), 0.5 * math.hypot(*(each.noise for each in responding))
+    gains = _gains(layers)
+    total = _in_series(layers, gains)
+    by_chance = 0.5 * math.hypot(*(each.noise for each in layers if each.stage in gains))
     if abs(total) > limits.activations + by_chance and _one_sided(list(gains.values())):
         reason = (
-            f"Together, activations change the error on its way back by {total:+.1f} decades, "
-            "beyond what weights are expected to make up for."
+            f"Together, the activations change the error on its way back by {total:+.1f} decades, "
+            "more than weights are expected to make up for."
         )
         yield Cause("activations", "", reason, {"together": total})
+
+
+def _gains(layers: list[Departures]) -> dict[Stage, float]:
+    """By how many decades responses change the error, with what weights should make up for."""
+    return {
+        each.stage: each.backward + math.log10(each.gain)
+        for each in layers
+        if each.stage.response and math.isfinite(each.backward)
+    }
 
 
 def _in_series(layers: list[Departures], departures: Mapping[Stage, float]) -> float:

@@ -140,8 +140,8 @@ class Departures:
         """The sentence for a response."""
         on, back = (times(self.activation[way]) for way in ("forward", "backward"))
         return (
-            f"{self.stage.responder} passes on {on} what it should of the sums it gets, and passes back "
-            f"{back} what it should of the error."
+            f"Given what reaches it, {self.stage.responder} passes on {on} what is usual of its sums, and "
+            f"passes back {back} what is usual of the error."
         )
 
 
