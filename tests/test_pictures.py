@@ -21,7 +21,7 @@ from chainrule.show.pictures.curves import Curve, Curves
 from chainrule.show.pictures.histograms import Histograms
 from chainrule.show.pictures.picture import Picture
 from chainrule.show.pictures.strip import Strip
-from chainrule.train.telemetry import Telemetry
+from chainrule.train.telemetry import Histogram, Telemetry
 
 HOSTILE = "<script>alert('x')</script>\"&\x1b[2J"
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -505,6 +505,23 @@ def test_the_quantiles_of_histograms_are_those_of_the_values() -> None:
     assert row[4] == "12%"
 
 
+def test_a_first_bin_without_a_lower_edge_is_named_so() -> None:
+    given = Histogram(np.array([0]), np.arange(-32, 15), np.eye(1, 47), np.zeros(1))
+    found = histograms.of_histogram("error of 0", given)
+    assert histograms.table(found)[1] == [("0", "<2⁻³¹", "<2⁻³¹", "<2⁻³¹", "0%")]
+    assert "<2⁻³¹" in histograms.text(found)
+    given = given._replace(counts=np.eye(1, 47, 1))
+    assert histograms.table(histograms.of_histogram("error of 0", given))[1][0][1] == "2⁻³¹"
+
+
+def test_rows_that_nobody_read_are_left_out() -> None:
+    counts = np.array([[1.0, 3.0], [math.nan, math.nan], [4.0, 0.0]])
+    given = Histogram(np.array([0, 5, 10]), np.arange(2), counts, np.array([0.0, math.nan, 4.0]))
+    found = histograms.of_histogram("x", given)
+    assert found.steps.tolist() == [0, 10]
+    assert found.shares.tolist() == [[0.25, 0.5], [0.75, 0.0]]
+
+
 def test_an_array_of_zeros_and_one_that_nobody_looked_at() -> None:
     nothing = np.zeros((2, 3))
     given = SimpleNamespace(
@@ -512,7 +529,7 @@ def test_an_array_of_zeros_and_one_that_nobody_looked_at() -> None:
     )
     zeros = histograms.of_histogram("gradient of 0.weight", given)
     assert "100% are zero" in histograms.described(zeros)
-    assert "zeros  ██" in histograms.text(zeros)
+    assert " zeros  ██" in histograms.text(zeros)
     none = Histograms("x", np.zeros(0, int), np.arange(3), np.zeros((3, 0)), np.zeros(0))
     assert "no step" in histograms.text(none)
     assert histograms.table(none)[1] == []

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 _LEVELS = 10  # of colour
 _MOST_COLUMNS, _TEXT_ROWS, _TABLE_ROWS = 120, 16, 12
 _WIDTH, _LEFT, _RIGHT, _TOP = 720.0, 76.0, 16.0, 50.0
+_WIDEST_COLUMN = 48.0
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -31,8 +32,9 @@ class Histograms:
     name       of the array
     steps      (n,): counted from 0
     exponents  (bins,): log2 of the lower edge of every bin, rising
-    shares     (bins, n): share of the finite elements whose magnitude is in the bin
+    shares     (bins, n): share of the elements whose magnitude is in the bin
     zeros      (n,): share that is exactly zero
+    smaller    whether the first bin also has everything that is smaller
     """
 
     name: str
@@ -40,6 +42,7 @@ class Histograms:
     exponents: Array
     shares: Array
     zeros: Array
+    smaller: bool = False
 
 
 def of_telemetry(telemetry: Telemetry) -> dict[str, Histograms]:
@@ -61,7 +64,8 @@ def of_histogram(name: str, given: Histogram) -> Histograms:
     taken = np.flatnonzero(counts.sum(axis=1))
     used = slice(taken[0], taken[-1] + 1) if taken.size else slice(0, 0)
     whole = np.maximum(counts.sum(axis=0) + zeros, 1)
-    return Histograms(name, given.steps[read], given.exponents[used], counts[used] / whole, zeros / whole)
+    exponents, smaller = given.exponents[used], used.start == 0 and bool(taken.size)
+    return Histograms(name, given.steps[read], exponents, counts[used] / whole, zeros / whole, smaller)
 
 
 # -- in words ------------------------------------------------------------------------------------------------
@@ -82,15 +86,17 @@ def described(histograms: Histograms) -> str:
 
 
 def _quantile(histograms: Histograms, column: int, share: float) -> str:
-    """The lower edge of the bin in which a quantile of the elements that are not zero lies; "" if all are."""
+    """The bin in which a quantile of the elements that are not zero lies; "" if all are."""
     sums = np.cumsum(histograms.shares[:, column])
     if not sums.size or not sums[-1]:
         return ""
-    return _of_two(histograms.exponents[int(np.searchsorted(sums, share * sums[-1]))])
+    return _named(histograms, int(np.searchsorted(sums, share * sums[-1])))
 
 
-def _of_two(exponent: int) -> str:
-    return f"2{superscript(exponent)}"
+def _named(histograms: Histograms, k: int) -> str:
+    """A bin, by its lower edge if it has one."""
+    exponent = int(histograms.exponents[k])
+    return f"<2{superscript(exponent + 1)}" if histograms.smaller and k == 0 else f"2{superscript(exponent)}"
 
 
 # -- SVG -----------------------------------------------------------------------------------------------------
@@ -98,13 +104,14 @@ def svg(histograms: Histograms) -> Html:
     """The picture: at most 120 columns; steps beside each other share one where there are more."""
     steps, shares, zeros = _fewer(histograms, _MOST_COLUMNS)
     height = 7.0 * max(1, len(shares))
-    frame = Frame(_LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, height)
+    width = min(_WIDTH - _LEFT - _RIGHT, _WIDEST_COLUMN * max(1, len(steps)))
+    frame = Frame(_LEFT, _TOP, width, height)
     below = frame._replace(y=frame.y + height + 7, height=14.0)
     contents = [words(0, 14, title(histograms), canvas.INK, 14)]
     if steps and len(shares):
         most = float(shares.max())
         contents += [_key(most), heat.image(_levels(shares[::-1], most), _paints(), frame)]
-        contents += [_exponents(histograms.exponents, frame)]
+        contents += [_exponents(histograms, frame)]
     if steps:
         contents += [heat.image(_levels(zeros[None], 1.0), _paints(canvas.INK), below)]
         contents += [words(_LEFT - 8, below.y + 11, "zeros", anchor="end"), heat.steps_below(steps, below)]
@@ -131,13 +138,13 @@ def _paints(colour: str = canvas.ACCENT) -> dict[int, Paint]:
     return {k: Paint(colour, 0.08 + 0.92 * k / _LEVELS) for k in range(1, _LEVELS + 1)}
 
 
-def _exponents(exponents: Array, frame: Frame) -> Html:
-    """Powers of two beside the lower edges of their bins."""
-    pitch, every = frame.height / max(1, len(exponents)), 4
+def _exponents(histograms: Histograms, frame: Frame) -> Html:
+    """Powers of two beside the lower edges of their bins, a few of them."""
+    pitch = frame.height / len(histograms.exponents)
+    fourths = [k for k, exponent in enumerate(histograms.exponents.tolist()) if exponent % 4 == 0]
     return joined(
-        words(frame.x - 8, frame.y + frame.height - k * pitch + 4, _of_two(exponent), anchor="end")
-        for k, exponent in enumerate(exponents.tolist())
-        if k and exponent % every == 0
+        words(frame.x - 8, frame.y + frame.height - k * pitch + 4, _named(histograms, k), anchor="end")
+        for k in fourths or [0]
     )
 
 
@@ -168,7 +175,7 @@ def text(histograms: Histograms, width: int = 100) -> str:
     summed = [shares[each].sum(axis=0) for each in down]
     most = max([1e-9, *(float(row.max()) for row in summed)])
     lines = [
-        f"{_of_two(histograms.exponents[each.start]):>6}  {_shaded(row, most)}"
+        f"{_named(histograms, each.start):>6}  {_shaded(row, most)}"
         for each, row in zip(reversed(down), reversed(summed), strict=True)
     ]
     first, last = f"{steps[0]:,}", f"{steps[-1]:,}" if len(steps) > 1 else ""

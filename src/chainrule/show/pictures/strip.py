@@ -28,6 +28,7 @@ _ZERO, _UNDEFINED = 100, 101
 _LIMITS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _MOST_ROWS, _MOST_COLUMNS = 100, 120
 _WIDTH, _LEFT, _RIGHT, _TOP = 720.0, 190.0, 16.0, 50.0
+_WIDEST_COLUMN = 48.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,13 @@ class Strip:
     rows     names, from the loss back to the first layer
     steps    counted from 0
     decades  (rows, steps): log10 of the factors; -inf for zeros, nan for what is undefined
+    zero     what a zero is called
     """
 
     rows: tuple[str, ...]
     steps: tuple[int, ...]
     decades: Array
+    zero: str = "exactly zero"
 
 
 def of_ledgers(ledgers: Mapping[int, Ledger], name: str | None = None) -> Strip:
@@ -64,6 +67,8 @@ def of_telemetry(telemetry: Telemetry) -> Strip:
     A row is a layer, and a cell the norm of the error at the layer that ran before it over the norm of its
     own: what its weights, and the activation before them, make of the error. Behind the first layer nothing
     is known, so it has no row. Where ways branch, layers that ran one after the other are compared.
+
+    Telemetry tells 0 of a norm whose square is none of its dtype's numbers, in float32 under 1e-19.
     """
     layers = telemetry.layers
     norms = np.array([layer.error_norm for layer in layers.values()]).reshape(
@@ -75,7 +80,9 @@ def of_telemetry(telemetry: Telemetry) -> Strip:
     gains[np.isposinf(gains) | ~np.isfinite(norms[1:][::-1])] = (
         math.nan
     )  # as in the ledger, behind a zero too
-    return Strip(tuple(reversed(layers))[:-1], tuple(telemetry.steps.tolist()), gains)
+    return Strip(
+        tuple(reversed(layers))[:-1], tuple(telemetry.steps.tolist()), gains, "zero or too small to tell"
+    )
 
 
 def _gains(ledger: Ledger, name: str | None) -> dict[str, float]:
@@ -112,11 +119,11 @@ def described(strip: Strip) -> str:
     finite = np.where(np.isfinite(strip.decades), strip.decades, 0.0)
     for extreme, verb in ((finite.min(), "shrinks"), (finite.max(), "grows")):
         row, column = np.argwhere(finite == extreme)[0]
-        where = f"{strip.rows[row]} at step {strip.steps[column]}"
+        where = f"{strip.rows[row]} at step {strip.steps[column]:,}"
         if (extreme > 0) == (verb == "grows") and extreme:
             told += f" It {verb} most in {where}: {signed(extreme)} decades."
     zeros, unclear = int(np.isneginf(strip.decades).sum()), int(np.isnan(strip.decades).sum())
-    told += f" {counted(zeros, 'cell')} exactly zero." if zeros else ""
+    told += f" {counted(zeros, 'cell')} {strip.zero}." if zeros else ""
     return told + (f" {counted(unclear, 'cell')} undefined." if unclear else "")
 
 
@@ -148,7 +155,7 @@ def _fewer(strip: Strip, rows: int, columns: int) -> Strip:
         summed = np.stack([_sum(strip.decades[each]) for each in down])
         meant = np.stack([_sum(summed[:, each].T) / (each.stop - each.start) for each in across], axis=1)
     names = (_name(strip.rows[each]) for each in down)
-    return Strip(tuple(names), tuple(strip.steps[each.start] for each in across), meant)
+    return Strip(tuple(names), tuple(strip.steps[each.start] for each in across), meant, strip.zero)
 
 
 def _sum(decades: Array) -> Array:
@@ -167,36 +174,42 @@ def svg(strip: Strip) -> Html:
     shown = _fewer(strip, _MOST_ROWS, _MOST_COLUMNS)
     limit = _limit(shown.decades)
     height = max(1, len(shown.rows)) * min(18.0, max(4.8, 540.0 / max(1, len(shown.rows))))
-    frame = Frame(_LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, height)
-    contents = [words(0, 14, title(strip), canvas.INK, 14), _key(limit, shown.decades)]
+    width = min(_WIDTH - _LEFT - _RIGHT, _WIDEST_COLUMN * len(shown.steps))
+    frame = Frame(_LEFT, _TOP, width, height)
+    contents = [words(0, 14, title(strip), canvas.INK, 14), _key(shown, limit)]
     if shown.decades.size:
-        contents.append(heat.image(_levels(shown.decades, limit, _LEVELS), _paints(), frame))
+        paints = _paints(width / len(shown.steps))
+        contents.append(heat.image(_levels(shown.decades, limit, _LEVELS), paints, frame))
         contents.append(heat.names_beside(shown.rows, frame, 30))
         contents.append(heat.steps_below(shown.steps, frame))
     return canvas.picture(title(strip), described(strip), _WIDTH, _TOP + height + 38, *contents)
 
 
-def _paints() -> dict[int, Paint]:
-    paints = {_ZERO: Paint(canvas.INK), _UNDEFINED: Paint(canvas.MUTED, 0.5, "0.2 0.3")}
+def _paints(pitch: float) -> dict[int, Paint]:
+    """Of every level, in columns so wide."""
+    paints = {
+        _ZERO: Paint(canvas.INK),
+        _UNDEFINED: Paint(canvas.MUTED, 0.6, f"{2 / pitch:.2f} {4 / pitch:.2f}"),
+    }
     for k in range(1, _LEVELS + 1):
         strength = 0.1 + 0.9 * k / _LEVELS
         paints[-k], paints[k] = Paint(canvas.SHRINK, strength), Paint(canvas.GROW, strength)
     return paints
 
 
-def _key(limit: float, decades: Array) -> Html:
+def _key(strip: Strip, limit: float) -> Html:
     """The scale of colours, with the decades at its ends."""
-    paints, size, x, y = _paints(), 11.0, _LEFT, 26.0
-    parts = [words(x, y + 10, f"shrinks by {limit:g} decades", canvas.INK)]
-    x += canvas.width_of("shrinks by 10 decades") + 8
+    size, x, y = 11.0, 0.0, 26.0
+    paints, most = _paints(size), f"{limit:g} {'decade' if limit == 1 else 'decades'}"
+    parts = [words(x, y + 10, f"shrinks by {most}", canvas.INK)]
+    x += canvas.width_of(f"shrinks by {most}") + 8
     for level in range(-_LEVELS, _LEVELS + 1):
         parts.append(heat.swatch(x, y, paints.get(level, Paint(canvas.MUTED, 0.0)), size))
         x += size
     parts.append(words(x + 8, y + 10, f"grows by {limit:g}", canvas.INK))
-    x += 90
-    named = ((_ZERO, "zero", np.isneginf), (_UNDEFINED, "undefined", np.isnan))
-    for level, name, is_one in named:
-        if is_one(decades).any():
+    x += canvas.width_of(f"grows by {limit:g}") + 30
+    for level, name, is_one in ((_ZERO, strip.zero, np.isneginf), (_UNDEFINED, "undefined", np.isnan)):
+        if is_one(strip.decades).any():
             parts += [heat.swatch(x, y, paints[level], size), words(x + 17, y + 10, name, canvas.INK)]
             x += 30 + canvas.width_of(name)
     return joined(parts)
@@ -225,12 +238,12 @@ def text(strip: Strip, width: int = 100) -> str:
     first, last = f"{shown.steps[0]:,}", f"{shown.steps[-1]:,}" if len(shown.steps) > 1 else ""
     gap = " " * max(1, len(shown.steps) - len(first) - len(last))
     lines.append(f"{'step':>{room}}  {first}{gap}{last}".rstrip())
-    return "\n".join([title(strip), *lines, wrapped(_text_key(levels, limit), width)])
+    return "\n".join([title(strip), *lines, wrapped(_text_key(shown, levels, limit), width)])
 
 
-def _text_key(levels: Array, limit: float) -> str:
+def _text_key(strip: Strip, levels: Array, limit: float) -> str:
     """What the characters stand for, those that occur."""
-    named = {_ZERO: "zero", _UNDEFINED: "undefined"}
+    named = {_ZERO: strip.zero, _UNDEFINED: "undefined"}
     used = sorted(set(levels.ravel().tolist()))
     shades = [f"{_GLYPHS[k]} {named.get(k) or signed(limit * k / _TEXT_LEVELS)}" for k in used]
     return f"decades: {', '.join(shades)}"
