@@ -212,6 +212,11 @@ def test_a_loop_opens_step_by_step() -> None:
     part = next(part for part in found.children if part.label == "cell@1")
     assert [step.label for step in part.open().steps] == ["multiply in cell@2", "multiply in cell@3"]
     assert part.open().steps[0].formula == "w = 2"
+    (inside, added) = cr.explain(last, "cell@2").children
+    assert (inside.label, inside.value, added.label, added.value) == ("w × cell@1", 8.0, "input 1[2]", 3.0)
+    assert cr.explain(last, "cell@2", of="gradient").value == 2.0
+    with pytest.raises(KeyError, match=r"called 'cell@4'.*, but cell@0, cell@1"):
+        cr.explain(last, "cell@4")
 
 
 def test_paths_are_counted() -> None:
@@ -246,6 +251,8 @@ def test_paths_that_cannot_be_counted_are_at_least_so_many() -> None:
     assert found.value == 3
     assert found.paths == (1, False)
     assert "more than 1 path to the loss" in str(found)
+    inside = [part.value for part in cr.explain(cr.sum(twice(x))).children]
+    assert inside == sorted(2 * numbers(3), key=abs, reverse=True)
 
 
 def test_two_hundred_layers_open_to_the_end() -> None:
@@ -304,6 +311,8 @@ def test_products_quotients_maxima_and_choices_add_up() -> None:
     assert [part.value for part in cr.explain(cr.maximum(a, b), index=0).children] == [a.numpy()[0]]
     assert [part.value for part in cr.explain(cr.max(a)).children] == [a.numpy()[0]]
     assert [part.value for part in cr.explain(cr.where(a > b, a, b), index=1).children] == [a.numpy()[1]]
+    added = cr.scatter_add(cr.zeros(2, dtype=cr.float64), [1, 1], cr.exp(x))
+    assert sorted(part.value for part in cr.explain(added, index=1).children) == sorted(a.numpy())
     for value in (cr.logaddexp(a, b), a - b, -a, a**b, a / 3.0, cr.clip(a, -1.0, 1.0), a.astype("float32")):
         found = cr.explain(value, index=1)
         assert found.value == value.numpy()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from chainrule.errors import DTypeError, GradientError
+from chainrule.graph import Node
 from chainrule.insight.explanation import Explanation, Part, Remainder, Step
 from chainrule.insight.labels import Element, Labels
 from chainrule.insight.making import Making
@@ -12,12 +13,14 @@ from chainrule.insight.moment import Given, Moment, moment_of
 from chainrule.insight.named import leaves_of, place_in, value_named
 from chainrule.insight.opening import Book, Number
 from chainrule.insight.rows import Rows
-from chainrule.insight.unrolled import unrolled
+from chainrule.insight.unrolled import Unrolled, unrolled
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
 from chainrule.tensor import Tensor
 
 __all__ = ["Explanation", "Part", "Remainder", "Step", "explain"]
+GRADIENT, ACTIVATION = "gradient", "activation"
+_NEAR = 8  # names that are suggested
 
 
 def explain(
@@ -32,8 +35,8 @@ def explain(
 
     loss   a scalar that was computed eagerly, or a run or its folder; for activations any Tensor
     name   of what an element is opened: a parameter, "layers.0.weight"; an input, "input", "input 1"; a
-           layer, "layers.0", which means its output; or a Tensor from which the loss was computed. None means
-           the loss itself
+           layer, "layers.0", which means its output ("cell@3" in step 3 of a loop); or a Tensor from which
+           the loss was computed. None means the loss itself
     index  which element: one number per axis, counted from 0
     most   how many parts are listed; the others are one remainder
     step   the step of a run; None means the last
@@ -58,29 +61,53 @@ def explain(
     [('input[2, 0] × weight[0]', 20.0), ('input[2, 1] × weight[1]', 2.0)]
     """
     moment = moment_of(loss, step)
-    found = moment.loss.node
-    label, node = ("loss", found) if name is None else value_named(found, name)
-    place = place_in(node, label, index)
-    if of is None:
-        of = "gradient" if node.primitive is None and name is not None else "activation"
-    return _opened(moment, Element(node, place), f"{label}{list(place)}" if place else label, of, most)
-
-
-def _opened(moment: Moment, at: Element, label: str, of: str, most: int) -> Explanation:
-    if of not in ("gradient", "activation"):
+    kind = of or _usual(moment.loss.node, name)
+    if kind not in (GRADIENT, ACTIVATION):
         raise ValueError(f'of={of!r}{at_user_line()}: what can be opened is "gradient" or "activation"')
-    if of == "gradient":
-        check_backward(moment.loss.node, seeded=False)
-    elif not at.node.floating:
-        raise DTypeError(f"{label} is of {at.node.dtype}{at_user_line()}: only floating-point numbers open")
-    written = unrolled(moment.loss.node)
-    at = Element(written.known.get(at.node, at.node), at.place)
-    leaves = {leaf: name for name, leaf in leaves_of(written.output).items()}
-    rows = Rows([written.output], moment.rows) if moment.rows else None
-    labels = Labels(leaves, written.times, rows)
-    if of == "activation":
-        return Making(written.output, labels).opened(at, label, most)
-    book = Book(written.output, [at.node], labels)
+    written = unrolled(moment.loss.node, values=kind == ACTIVATION)
+    label, node = _meant(moment.loss.node, name, written)
+    place = place_in(node, label, index)
+    opened = _gradient if kind == GRADIENT else _activation
+    return opened(moment, written, Element(node, place), f"{label}{list(place)}" if place else label, most)
+
+
+def _usual(loss: Node, name: str | Tensor | None) -> str:
+    """What is meant by a name alone: the gradient of what was given or is learned, else the value."""
+    if name is None or (isinstance(name, str) and "@" in name):
+        return ACTIVATION
+    return GRADIENT if value_named(loss, name)[1].primitive is None else ACTIVATION
+
+
+def _meant(loss: Node, name: str | Tensor | None, written: Unrolled) -> tuple[str, Node]:
+    """What a name means, and what it is called: "cell@3" is what the layer computed in step 3 of a loop."""
+    if name is None:
+        return "loss", written.output
+    if isinstance(name, Tensor) or "@" not in name:
+        label, node = value_named(loss, name)
+        return label, written.known.get(node, node)
+    known = {"@".join([node.layer, *map(str, times)]): node for node, times in written.times.items()}
+    if name not in known:
+        near = [each for each in known if each.split("@")[0] == name.split("@")[0]] or list(known)
+        listed = ", ".join(near[:_NEAR]) or "there is no loop"
+        raise KeyError(f"nothing in a loop was called {name!r}{at_user_line()}, but {listed}")
+    return name, known[name]
+
+
+def _gradient(moment: Moment, written: Unrolled, at: Element, label: str, most: int) -> Explanation:
+    check_backward(moment.loss.node, seeded=False)
+    book = Book(written.output, [at.node], _labels(moment, written))
     if at.node not in book.adjoint.cotangents:
         raise GradientError(f"no derivative flows from this loss to {label}{at_user_line()}")
     return Number(book, *at).opened(label, most)
+
+
+def _activation(moment: Moment, written: Unrolled, at: Element, label: str, most: int) -> Explanation:
+    if not at.node.floating:
+        raise DTypeError(f"{label} is of {at.node.dtype}{at_user_line()}: only floating-point numbers open")
+    return Making(written.output, _labels(moment, written)).opened(at, label, most)
+
+
+def _labels(moment: Moment, written: Unrolled) -> Labels:
+    leaves = {leaf: name for name, leaf in leaves_of(written.output).items()}
+    rows = Rows([written.output], moment.rows) if moment.rows else None
+    return Labels(leaves, written.times, rows)

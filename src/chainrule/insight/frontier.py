@@ -18,7 +18,6 @@ from chainrule.insight.stages import made_of_parameters
 from chainrule.insight.unrolled import Times
 from chainrule.types import Type
 
-Place = tuple[str, Times]
 _SMALL = 50  # nodes of a function that is passed as one, outside of all layers
 
 
@@ -32,7 +31,7 @@ class Frontier:
         self.adjoint, self.times = adjoint, times
         self._passed = self._inside_of_functions()
 
-    def place(self, node: Node) -> Place:
+    def where(self, node: Node) -> tuple[str, Times]:
         """The layer of a node, and the step of the loop."""
         return node.layer, self.times.get(node, ())
 
@@ -43,8 +42,8 @@ class Frontier:
             return False
         if not node.layer:
             return not moves(node)
-        here = self.place(node)
-        return any(self.place(edge.user) != here for edge in self.adjoint.uses.get(node, ()))
+        here = self.where(node)
+        return any(self.where(edge.user) != here for edge in self.adjoint.uses.get(node, ()))
 
     def _inside_of_functions(self) -> set[Node]:
         """What lies, outside of all layers, between a value and where its ways meet, without a parameter.

@@ -70,7 +70,7 @@ class Labels:
 def source(at: Element) -> Element:
     """The element itself, wherever it was laid out anew since it was made."""
     while at.node.primitive is not None:
-        found = _pointed_to(at) if loop_of(at.node) is None else _laid_out(at) if moves(at.node) else []
+        found = pointed_to(at) if loop_of(at.node) is None else _laid_out(at) if moves(at.node) else []
         if len(found) != 1:
             break
         ((operand, place),) = found
@@ -86,8 +86,8 @@ def _laid_out(at: Element) -> list[tuple[int, Place]]:
     return [each for each in point if each is not None]
 
 
-def _pointed_to(at: Element) -> list[tuple[int, Place]]:
-    """(operand, place) of what the indices of a gather point to."""
+def pointed_to(at: Element) -> list[tuple[int, Place]]:
+    """(operand, place) of what indices, of a gather or a scatter, say that an element is made of."""
     node = at.node
     if node.primitive is None or node.primitive.feeds is None or not isinstance(node.value, np.ndarray):
         return []

@@ -2,8 +2,8 @@
 
 A layer's sum, z = Σ a · w + b, opens into its products; what is added before another layer or a function
 follows is one sum. A function of one value is named with its numbers, and all of it comes from that value. A
-function of several values that is no sum of them (a product of two activations, a quotient) is shared equally
-by those it is made of: so the parts always add up.
+function of several values that is no sum of them (a product of two activations, a quotient) is shared by
+those it is made of, as a small relative change of each would change it: so the parts always add up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chainrule.graph import Array, Node, reachable
 from chainrule.insight.explanation import Explanation, Part, Remainder, Step, joined, largest, share_of
 from chainrule.insight.factor import computed
 from chainrule.insight.formula import is_number
-from chainrule.insight.labels import Element, Labels, source
+from chainrule.insight.labels import Element, Labels, pointed_to, source
 from chainrule.insight.spread import derivative_at, loop_of
 from chainrule.insight.stages import is_product
 from chainrule.nest import Nest, Place
@@ -124,7 +124,7 @@ def _terms(at: Element) -> list[Terms] | None:
     node, nest = at.node, loop_of(at.node)
     assert node.primitive is not None
     if nest is None:
-        return None
+        return _added(at)
     loop = _points(nest, at.place)
     if node.primitive.elementwise and not is_product(node):
         return _linear(at, nest, loop)
@@ -144,6 +144,12 @@ def _terms(at: Element) -> list[Terms] | None:
         factors = [(each, tuple(k[won] for k in places)) for each, places in factors]
         values = values[won] / max(1, len(won))
     return [Terms(np.asarray(values, np.float64), [pair for pair in factors if not is_number(pair[0])])]
+
+
+def _added(at: Element) -> list[Terms] | None:
+    """What a scatter added up, by its indices."""
+    fed = [Element(at.node.operands[operand], place) for operand, place in pointed_to(at)]
+    return [_single(each.value, each) for each in fed] if at.node.name == "scatter" else None
 
 
 def _points(nest: Nest, place: Place) -> list[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from difflib import get_close_matches
 
 from chainrule.graph import Node, reachable
@@ -60,7 +61,7 @@ def value_named(loss: Node, named: str | Tensor) -> tuple[str, Node]:
 
 def place_in(node: Node, name: str, index: int | Index) -> Index:
     """The indices of one element, checked."""
-    place = (index,) if isinstance(index, int) else tuple(index)
+    place = tuple(map(operator.index, index if isinstance(index, tuple | list) else (index,)))
     shape = node.shape
     if len(place) != len(shape) or not all(0 <= k < extent for k, extent in zip(place, shape, strict=True)):
         raise IndexError(f"{name} has shape {shape}: {place} is none of its elements{at_user_line()}")

@@ -116,10 +116,7 @@ def _along_indices(edge: Edge, counts: Array) -> Array | None:
     user, shape = edge.user, edge.value.shape
     indices, axis = [each.value for each in user.operands[1:]], user.attributes["axis"]
     gathers = user.primitive is GATHER
-    pointing = (
-        np.broadcast(*indices).ndim if gathers else len(indices)
-    )  # axes of the output that indices decide
-    behind = axis + pointing
+    behind = axis + (np.broadcast(*indices).ndim if gathers else len(indices))  # the axes that indices decide
     kept = np.broadcast_to(counts, (*counts.shape[:axis], *user.shape[axis:behind], *counts.shape[behind:]))
     if max(kept.size, *(each.size for each in indices)) > MOST_POINTS:
         return None

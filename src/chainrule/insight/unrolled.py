@@ -38,27 +38,31 @@ class Unrolled:
     times: dict[Node, Times]
 
 
-def unrolled(output: Node) -> Unrolled:
-    """Everything that a value was computed from, loops written out."""
+def unrolled(output: Node, values: bool = False) -> Unrolled:
+    """Everything that a value was computed from, loops written out.
+
+    values  it is for values only: a function with a derivative of its own is written out too
+    """
     nodes = reachable([output])
-    writer = _Writer()
-    if any(map(_opens, nodes)):
+    writer = _Writer(values)
+    if any(map(writer.opens, nodes)):
         writer.write(nodes, ())
     known = {node: new for node, new in writer.known.items() if isinstance(new, Node) and new is not node}
     return Unrolled(known.get(output, output), known, writer.times)
-
-
-def _opens(node: Node) -> bool:
-    """Whether a node holds a graph that computes its value, and also its derivative."""
-    return node.name == "scan" or (node.name == "call" and node.attributes.get("backward") is None)
 
 
 @dataclass
 class _Writer:
     """Nodes written so far, by those they stand for; a list in the place of a loop or a call."""
 
+    values: bool
     known: dict[Node, Any] = field(default_factory=dict)
     times: dict[Node, Times] = field(default_factory=dict)
+
+    def opens(self, node: Node) -> bool:
+        """Whether a node holds a graph that computes what it stands for."""
+        own = node.name == "call" and node.attributes.get("backward") is not None
+        return node.name in ("scan", "call") and (self.values or not own)
 
     def write(self, nodes: Sequence[Node], time: Times) -> None:
         """Write nodes, operands first, anew where something they are made from is new."""
@@ -70,7 +74,7 @@ class _Writer:
         if node.primitive is None:
             return node
         operands = [self.known[each] for each in node.operands]
-        if _opens(node):
+        if self.opens(node):
             inside = self._loop if node.name == "scan" else self._call
             return inside(node, operands, time)
         if node.name == ITEM and isinstance(operands[0], list):
@@ -101,7 +105,7 @@ class _Writer:
     # -- what holds a graph --------------------------------------------------------------------------------
     def _inside(self, graph: Graph, given: Sequence[Node], time: Times) -> list[Node]:
         """The outputs of a graph for these inputs."""
-        inner = _Writer(dict(zip(graph.inputs, given, strict=True)), self.times)
+        inner = _Writer(self.values, dict(zip(graph.inputs, given, strict=True)), self.times)
         inner.write(graph.nodes, time)
         return [inner.known[node] for node in graph.outputs]
 
