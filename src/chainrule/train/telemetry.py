@@ -221,6 +221,10 @@ class _Samples:
 
     def _begin(self, columns: Sequence[Column]) -> None:
         self.columns = list(columns)
+        self._by_name = {each[:3]: each for each in columns}
+        self._names: dict[str, dict[str, None]] = {}
+        for each in columns:
+            self._names.setdefault(each.kind, {})[each.name] = None
         self._fitting: tuple[Sequence[Column], Array | None] = ((), None)
         ends = np.cumsum([0, *(each.width for each in columns)]).tolist()
         self._starts = {each[:3]: start for each, start in zip(columns, ends, strict=False)}
@@ -261,11 +265,11 @@ class _Samples:
 
     def names(self, kind: str) -> list[str]:
         """What there is of a kind, in its order."""
-        return list(dict.fromkeys(each.name for each in self.columns if each.kind == kind))
+        return list(self._names.get(kind, ()))
 
     def column(self, kind: str, name: str, field: str = "") -> Column:
         """One column, by what it tells."""
-        return next(each for each in self.columns if each[:3] == (kind, name, field))
+        return self._by_name[kind, name, field]
 
     def array(self, kind: str, name: str, field: str = "", which: int = SUM) -> Array:
         """The numbers of one column (rows, width): means, or the largest; NaN for one that is not there."""
