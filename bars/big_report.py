@@ -41,7 +41,7 @@ def main() -> int:
     kept = parser.parse_args().keep
     executable = chromium()
     run = deep_run()
-    steps = int(run.telemetry.spans.sum())
+    steps = run.past.steps if run.past is not None else 0
     with tempfile.TemporaryDirectory(prefix="chainrule-report-") as folder:
         page = run.report((kept or Path(folder)) / "big.html")
         size = page.stat().st_size
