@@ -315,4 +315,7 @@ def _called(node: Node) -> str:
         return (
             "the data" if node.size > 1 else f"the number {node.value.item():.6g}" if node.size else "nothing"
         )
+    of = [each.cell.name for each in node.operands if each.cell is not None]
+    if len(node.operands) == 1 and any(of):
+        return f"{node.name} of {of[0]}"
     return f"{node.name} in {node.layer}" if node.layer else node.name
