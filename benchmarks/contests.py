@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.machine import cores_worth
 from benchmarks.measure import BLOCK_SECONDS, Entry, once, race
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, WATCHED
 from benchmarks.specs import FAMILIES, WORKLOADS
 
 OURS = "chainrule"
@@ -108,6 +108,9 @@ CONTESTS = {
     # Others' threads spin on after their blocks. A virtual machine's host may move its CPUs apart, from one
     # shared cache to two, for seconds at a time: as many rounds as last longer than that.
     "threads": Contest(threads, ("C", "D", "G", "H"), (OURS,), rounds=15),
+    "telemetry": Contest(
+        train, ("A", "C", "F"), (OURS, f"{OURS}, telemetry", "PyTorch", *WATCHED), rounds=11
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers import PEERS, library
+from benchmarks.peers import ALL, library
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS, BLOCK_SECONDS = 600.0, 120.0
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     def start(self, seconds: float = 0.0, once: bool = False) -> Process:
         """The peer in a process of its own."""
-        peer = PEERS[self.peer]
+        peer = ALL[self.peer]
         asked = {
             "module": peer.module, "variant": peer.variant, "workload": self.workload, "mode": self.mode,
             "seconds": seconds, "once": once,

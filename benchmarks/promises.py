@@ -30,6 +30,7 @@ FIRST_USE = {f"{OURS}, cold cache": 1.2, OURS: 0.5}
 COMPILATION = dict.fromkeys("ABCDEF", 0.5) | {"G": 1.0, "H": 2.0, "depth=200": 2.0}
 ROOT_GROWTH = 2.5  # for four times the depth: 2 if it grows with the root, 4 if with the depth
 TWO_THREADS, BUSY_LOSS = 1.6, 1.15
+TELEMETRY = {"A": 0.08, "C": 0.04, "F": 0.04}
 LEAST_ROUNDS = 5  # of two threads and one, in which the machine had two cores
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -133,6 +134,14 @@ def threads(results: Results) -> Iterator[Verdict]:
         yield Verdict(f"threads-{workload}-busy", f"{loss:.2f}× the time", f"{BUSY_LOSS}×", loss <= BUSY_LOSS)
 
 
+def telemetry(results: Results) -> Iterator[Verdict]:
+    """What a step takes longer because it tells of itself, at the rates of `Rates`."""
+    for workload, result in results.items():
+        without, with_ = (median_us(result["timings"].get(peer, {})) for peer in (OURS, f"{OURS}, telemetry"))
+        cost, most = with_ / without - 1, TELEMETRY[workload]
+        yield Verdict(f"telemetry-{workload}", f"{cost:+.1%}", f"{most:.0%}", cost <= most)
+
+
 PROMISES = {
     "train": train,
     "scaling": scaling,
@@ -141,4 +150,5 @@ PROMISES = {
     "compilation": compilation,
     "memory": memory,
     "threads": threads,
+    "telemetry": telemetry,
 }

@@ -7,6 +7,7 @@
     python -m benchmarks.race compilation    from a model to its first step done
     python -m benchmarks.race memory         peak memory of a process that trains
     python -m benchmarks.race threads        two threads beside one, on an idle and on a busy machine
+    python -m benchmarks.race telemetry      what it costs that steps tell of themselves
     python -m benchmarks.race all            all of these
 
 Every peer has a process of its own, all on one core; in every round each runs one block of steps, in a new
@@ -25,7 +26,7 @@ from dataclasses import asdict
 
 from benchmarks import machine, report, results
 from benchmarks.contests import CONTESTS, available_cpus
-from benchmarks.peers import PEERS
+from benchmarks.peers import ALL
 from benchmarks.promises import PROMISES
 from tools.verdict import Verdict
 
@@ -83,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=[*CONTESTS, "all"])
     parser.add_argument("-w", dest="workloads", nargs="+", metavar="WORKLOAD", help="A to H, or width=256 …")
-    parser.add_argument("-p", dest="peers", nargs="+", choices=PEERS, metavar="PEER", help=", ".join(PEERS))
-    parser.add_argument("-r", dest="rounds", type=int, help="rounds (default 5; threads: 15)")
+    parser.add_argument("-p", dest="peers", nargs="+", choices=ALL, metavar="PEER", help=", ".join(ALL))
+    parser.add_argument("-r", dest="rounds", type=int, help="rounds (default 5; telemetry: 11, threads: 15)")
     parser.add_argument(
         "-t", dest="seconds", type=float, default=0.3, help="seconds in a block (default 0.3)"
     )

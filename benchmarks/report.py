@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import promises, specs
 from benchmarks.machine import Machine
 from benchmarks.measure import ROOT, Timings, median_us, of_library, ratio
+from benchmarks.peers import library
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 OURS = promises.OURS
@@ -26,8 +27,8 @@ order. Figures are medians over rounds, ratios are those of medians in one run, 
 against ours, with a 95% interval over rounds. On A to F PyTorch, JAX, NumPy and chainrule start from the same
 weights and see the same batches: their losses agree, and the table shows them.
 
-"chainrule, telemetry" notes norms of gradient, weights and update of every parameter at every step; ratios
-over other libraries are of chainrule without.
+"chainrule, telemetry" notes facts about activations, errors, weights, gradients and updates at every 16th
+step and histograms at every 1,024th; ratios over other libraries are of chainrule without.
 
 Two threads are timed where there are two cores: the host of a virtual machine may run two CPUs as hardware
 threads of one core for seconds at a time. So rounds are left out, and others timed instead, if multiply-adds
@@ -210,6 +211,24 @@ def threads(results: Results) -> str:
     return markdown(header, rows)
 
 
+def telemetry(results: Results) -> str:
+    """Time per step of who tells of itself, over that of the same library without."""
+    peers = list(dict.fromkeys(peer for result in results.values() for peer in result["timings"]))
+    rows = []
+    for peer in peers:
+        cells = []
+        for result in results.values():
+            mine, plain = (median_us(result["timings"].get(each, {})) for each in (peer, library(peer)))
+            cells += [microseconds(result["timings"].get(peer, {})), _cost(mine, plain)]
+        rows.append([peer, *cells])
+    header = [cell for workload in results for cell in (f"{workload}, µs per step", "more")]
+    return markdown(["", *header], rows)
+
+
+def _cost(mine: float, plain: float) -> str:
+    return "–" if mine in (plain, float("inf")) else f"{mine / plain - 1:+.1%}"
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "train": train,
     "scaling": scaling,
@@ -218,6 +237,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "compilation": compilation,
     "memory": memory,
     "threads": threads,
+    "telemetry": telemetry,
 }
 TITLES = {
     "train": "Training steps",
@@ -227,4 +247,5 @@ TITLES = {
     "compilation": "Compilation",
     "memory": "Memory",
     "threads": "Threads",
+    "telemetry": "Telemetry",
 }

@@ -172,13 +172,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "numpy": {"backend": "numpy"},
     "telemetry": {"telemetry": True},
+    "telemetry_every_step": {"telemetry": cr.train.Rates(facts=1)},
 }
-"""The default backend, the reference, and norms of every parameter noted at every step."""
+"""The default backend, the reference, and steps that tell of themselves."""
 
 
 def make(spec: Spec, X: Array, y: Array | None, variant: str, mode: str) -> Training | Evaluation:
-    """What the race runs. variant: a key of `VARIANTS`; "telemetry" is for training steps alone."""
-    if variant not in VARIANTS or (variant == "telemetry" and mode != "train"):
+    """What the race runs. variant: a key of `VARIANTS`; those with telemetry are for training steps alone."""
+    if variant not in VARIANTS or ("telemetry" in VARIANTS[variant] and mode != "train"):
         raise NotImplementedError(f"chainrule has no variant {variant!r} of {mode!r}")
     options = VARIANTS[variant]
     return Training(spec, X, y, **options) if mode == "train" else Evaluation(spec, X, y, mode, **options)

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import chainrule_adapter, measure, promises, report, results, specs, workloads
 from benchmarks.contests import CONTESTS, available_cpus
 from benchmarks.machine import Machine, cores_worth
-from benchmarks.peers import PEERS, library, numpy_by_hand
+from benchmarks.peers import ALL, library, numpy_by_hand
 from chainrule import nn
 
 MACHINE = {"cpu": "a processor", "cores": 2, "vector_bits": 256, "gflops": 100.0, "bandwidth": 20.0}
@@ -55,7 +55,7 @@ def test_workloads_and_families_are_found_by_name() -> None:
             specs.find(wrong)
     for contest in CONTESTS.values():
         assert [specs.find(name).name for name in contest.workloads] == list(contest.workloads)
-        assert set(contest.peers) <= set(PEERS)
+        assert set(contest.peers) <= set(ALL)
 
 
 def test_arithmetic_of_the_networks() -> None:

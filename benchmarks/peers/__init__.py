@@ -36,6 +36,15 @@ PEERS = {
     "tinygrad": Peer(f"{_HERE}.tinygrad_jit"),
     "NumPy by hand": Peer(f"{_HERE}.numpy_by_hand"),
 }
+WATCHED = {
+    "chainrule, telemetry every step": Peer("benchmarks.workloads", "telemetry_every_step"),
+    "PyTorch, hooks": Peer(f"{_HERE}.pytorch_watched", "hooks"),
+    "PyTorch, hooks every step": Peer(f"{_HERE}.pytorch_watched", "hooks_every_step"),
+    "PyTorch, TensorBoard": Peer(f"{_HERE}.pytorch_watched", "tensorboard"),
+    "PyTorch, wandb.watch": Peer(f"{_HERE}.pytorch_watched", "wandb"),
+}
+"""The same, telling what happens inside."""
+ALL = PEERS | WATCHED
 
 
 def library(peer: str) -> str:

@@ -124,6 +124,7 @@ class Training:
 
     def __init__(self, spec: Spec, X: Array, y: Array | None, variant: str) -> None:
         model, loss = model_of(spec), loss_of(spec)
+        self.model = model
         self.feed = Feed(spec, X, y)
         if variant == "channels_last":
             if spec.kind != "cnn":
