@@ -335,6 +335,20 @@ def test_branches_are_told_with_their_shares() -> None:
     assert noted.count("% over ") == len(block.shares)
 
 
+def test_a_weight_that_no_error_reaches_is_not_the_first_choice() -> None:
+    first, last = cr.nn.Linear(3, 3), cr.nn.Linear(3, 1)
+    steps = cr.floor(first(np.eye(3, dtype=np.float32)))
+    ledger = cr.ledger(cr.mean(cr.square(last(steps))))
+    assert ledger.entries[0].log10_norm == -math.inf
+    assert waterfall.of_ledger(ledger).name == next(
+        each.name for each in ledger.entries if len(each.shape) > 1 and each.log10_norm > -math.inf
+    )
+    asked = waterfall.of_ledger(ledger, ledger.entries[0].name)
+    assert "because of this one: no derivative flows to it" in waterfall.described(asked)
+    parsed(waterfall.svg(asked))
+    assert "zero" in waterfall.text(asked)
+
+
 def test_a_ledger_without_entries_says_so() -> None:
     with pytest.raises(DataError, match="no entries"):
         waterfall.of_ledger(Ledger(1.0, ()))

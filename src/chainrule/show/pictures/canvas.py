@@ -54,13 +54,6 @@ def words(
     )
 
 
-def line(x1: float, y1: float, x2: float, y2: float, stroke: str = RULE, dash: str | None = None) -> Html:
-    """A straight line, one pixel wide."""
-    return element(
-        "path", d=f"M{at(x1)} {at(y1)}L{at(x2)} {at(y2)}", stroke=stroke, stroke_dasharray=dash, fill="none"
-    )
-
-
 def boxes(rectangles: Iterable[tuple[float, float, float, float]], fill: str) -> Html:
     """Filled rectangles (x, y, width, height) of one colour; one path is a third of the bytes of elements."""
     drawn = "".join(f"M{at(x)} {at(y)}h{at(w)}v{at(h)}h{at(-w)}z" for x, y, w, h in rectangles)

@@ -27,18 +27,7 @@ from chainrule.insight.ledger import (
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, element, joined
 from chainrule.show.pictures import canvas
-from chainrule.show.pictures.canvas import (
-    NARROWEST,
-    Decades,
-    Table,
-    at,
-    boxes,
-    shortened,
-    signed,
-    size_of,
-    words,
-    wrapped,
-)
+from chainrule.show.pictures.canvas import Decades, Table, at, boxes, shortened, signed, size_of, words
 
 _COLOURS = {WEIGHT: canvas.ACCENT, ACTIVATION: canvas.SECOND, BLOCK: canvas.GOOD}
 _BLOCKS = {WEIGHT: "█", ACTIVATION: "▒", BLOCK: "▓"}
@@ -89,7 +78,7 @@ class Waterfall:
 
 
 def of_ledger(ledger: Ledger, name: str | None = None) -> Waterfall:
-    """The waterfall of a parameter; of the first weight, which is behind all layers, unless one is named.
+    """The waterfall of a parameter; unless one is named, of the first weight that the error can reach.
 
     >>> import numpy as np, chainrule as cr
     >>> weight = cr.nn.Parameter(np.array([[3.0, 4.0]]))
@@ -100,10 +89,15 @@ def of_ledger(ledger: Ledger, name: str | None = None) -> Waterfall:
     if not ledger.entries:
         raise DataError("this ledger has no entries: the loss depends on no parameter")
     weights = [entry for entry in ledger.entries if len(entry.shape) > 1]
-    entry = ledger[name] if name is not None else (weights or ledger.entries)[0]
+    entry = ledger[name] if name is not None else _first(weights or list(ledger.entries))
     others = [each for each in weights if each is not entry]
     left = sorted((_leaves(entry, each) for each in others), key=lambda each: each.steps)
     return Waterfall(entry.name, entry.log10_norm, tuple(_steps(entry)), tuple(left))
+
+
+def _first(entries: Sequence[Entry]) -> Entry:
+    """The first that any error reaches, if there is one."""
+    return next((each for each in entries if each.terms and each.terms[0].decades != -math.inf), entries[0])
 
 
 def _steps(entry: Entry) -> Iterator[Step]:
@@ -137,7 +131,7 @@ def described(waterfall: Waterfall) -> str:
     zero = next((step for step in waterfall.steps if step.decades == -math.inf), None)
     unclear = next((step for step in waterfall.steps if math.isnan(step.decades)), None)
     if zero is not None:
-        told.append(f"Nothing is left after {zero.label}: it is exactly zero, and so is the gradient.")
+        told.append(f"The gradient is exactly zero because of this one: {zero.label}.")
     elif unclear is not None:
         told.append(f"From {unclear.label} on nothing can be told: numbers are not finite.")
     else:
@@ -336,8 +330,10 @@ def text(waterfall: Waterfall, width: int = 100) -> str:
     width  of the longest line, 60 at least
     """
     rows, last = _rows(waterfall.steps), f"gradient of {waterfall.name}"
-    room = min(max(len(label) for label in (last, *(row.label for row in rows))), max(NARROWEST, width) // 3)
-    scale = Decades(_norms(waterfall), 0, max(NARROWEST, width) - room - 14, 3)
+    room = min(
+        max(len(label) for label in (last, *(row.label for row in rows))), max(canvas.NARROWEST, width) // 3
+    )
+    scale = Decades(_norms(waterfall), 0, max(canvas.NARROWEST, width) - room - 14, 3)
     marks = _marks(waterfall) if len(rows) == len(waterfall.steps) else {}
     lines = [_line("", "decades", room, _axis_of_text(scale))]
     for row in rows:
@@ -347,7 +343,7 @@ def text(waterfall: Waterfall, width: int = 100) -> str:
     kinds = {step.kind for step in waterfall.steps}
     blocks = [f"{block} {kind}" for kind, block in _BLOCKS.items() if kind in kinds]
     key = ", ".join([*blocks, f"{_REST_BLOCK} loss, input and alignment", "◆ gradients of weights"])
-    return "\n".join([wrapped(title(waterfall), width), *lines, wrapped(key, width)])
+    return "\n".join([canvas.wrapped(title(waterfall), width), *lines, canvas.wrapped(key, width)])
 
 
 def _line(label: str, figure: str, room: int, drawn: str) -> str:
