@@ -43,15 +43,14 @@ def openings(found: Explanation, depth: int) -> Iterator[Explanation]:
 
 
 def check(found: Explanation, epsilon: float = EPSILON) -> None:
-    """Its parts and the remainder, summed independently, are the number; n · ε · Σ|part| is the rounding.
+    """Its parts and the remainder, summed independently, are the number, to rounding: n · ε · Σ|part|.
 
-    n counts the parts and the factors; 16 is how much may cancel on the way to a part before it opens
-    closer, and a few roundings are made per factor.
+    n counts the parts, the factors, and a few roundings inside of a layer; what cancels there opens closer.
     """
     parts = [part.value for part in found.children]
     if not parts:
         return
-    slack = 16 * (found.count + 4 * len(found.steps) + 4) * epsilon * found.magnitude
+    slack = (found.count + len(found.steps) + 4) * epsilon * found.magnitude
     assert math.fsum([*parts, found.remainder.value]) == pytest.approx(found.value, abs=slack)
     assert sorted(parts, key=abs, reverse=True) == parts
     assert sum(part.share for part in found.children) <= found.magnitude / abs(found.value) + 1e-9
