@@ -338,6 +338,16 @@ def test_a_table_that_has_changed(table: Path, tmp_path: Path) -> None:
     assert_same_step(replay(run), replay(run.folder, data=elsewhere))
 
 
+def test_a_table_that_was_handed_over(tmp_path: Path) -> None:
+    columns = {"a": X[:, 0].tolist(), "price": Y[:, 0].tolist()}
+    document = {"data": {"target": "price"}, "training": {"epochs": 1}}
+    run = cr.fit(cr.Recipe.from_document(document), columns, runs=tmp_path)
+    assert run.folder is not None
+    with pytest.raises(RunError, match="handed over in Python"):
+        replay(run.folder)
+    assert_same_step(replay(run), replay(run.folder, data=columns))
+
+
 def test_an_interrupted_run_and_the_same_resumed(tmp_path: Path) -> None:
     class Stop(Callback):
         def on_epoch(self, progress: Any) -> None:

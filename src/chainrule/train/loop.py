@@ -318,4 +318,4 @@ def _facts(trainer: Trainer, folder: RunFolder | None) -> dict[str, Any]:
     if folder is None:
         return {}
     modes = modes_of(trainer.model)
-    return {"training": modes, "telemetry": trainer.rates, "loss": fingerprint(trainer.loss)}
+    return {"training": modes, "loss": fingerprint(trainer.loss)}

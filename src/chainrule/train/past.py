@@ -113,6 +113,7 @@ class Past:
             with self._borrowed():
                 self.go_to(at)
                 self._replayed = self._taken(at)
+            self.states.remember(at, self._replayed.state)  # the next one asked for may not be far
         return self._replayed
 
     def _counted(self, step: int | None) -> int:

@@ -14,7 +14,6 @@ from chainrule.nn import Module
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train import table
-from chainrule.train.facts import Rates
 from chainrule.train.fitting import check_data, named_loss, pair, split_pair
 from chainrule.train.past import Past, Replayed, Rows, fingerprint, modes_of, state_of
 from chainrule.train.result import Run
@@ -104,6 +103,11 @@ def bad_step_of(run: Run | RunFolder | str | Path) -> int | None:
 
 # -- a run on a table ----------------------------------------------------------------------------------------
 def _of_table(folder: RunFolder, recipe: Recipe, data: Any) -> Past:
+    if data is None and not recipe.data.source:
+        raise RunError(
+            f"run {folder.name} was trained on a table that was handed over in Python: "
+            f"give it, as in cr.train.replay({str(folder.path)!r}, step, data=...)"
+        )
     read = table.read_source(recipe, data)
     if read.data_hash != recipe.data.hash:
         raise RunError(
@@ -111,10 +115,9 @@ def _of_table(folder: RunFolder, recipe: Recipe, data: Any) -> Past:
             f"{read.data_hash}, then {recipe.data.hash}). Restore the data"
         )
     prepared = table.prepare(recipe, read)
-    facts = _facts(folder)
-    trainer = table.trainer_of(recipe, prepared, **_options(facts))
+    trainer = table.trainer_of(recipe, prepared)
     rows = Rows(prepared.made.numbers[prepared.parts["train"]], table=True)
-    return _past(folder, trainer, prepared.arrays("train"), facts, rows)
+    return _past(folder, trainer, prepared.arrays("train"), _facts(folder), rows)
 
 
 # -- a run of a Python model ---------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ def _of_arrays(
     trainer = Trainer(
         model, _loss(folder, recipe, loss, train[1], facts), _optimizer(folder, recipe, optimizer),
         clip_norm=training.clip_norm, batch_size=training.batch_size, seed=training.seed,
-        backend=training.backend, **_options(facts),
+        backend=training.backend,
     )  # fmt: skip
     found = _past(folder, trainer, train, facts, rows)
     _check_model(found, folder, recipe)
@@ -212,9 +215,3 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
     """What was noted of the training beside its recipe; nothing in runs of older versions."""
     steps = folder.states()
     return folder.state(steps[0]).progress if steps else {}
-
-
-def _options(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a trainer has to be told so that it rounds as it did: telemetry is a part of the step."""
-    rates = facts.get("telemetry")
-    return {"telemetry": Rates(*rates) if rates else False}

@@ -37,12 +37,16 @@ class States:
     def note(self, step: int, state: State) -> None:
         """Here is the state before `step`, its arrays nobody changes; it is kept if it is far enough off."""
         room = _room(state)
-        self._latest = (step, state) if room > 1 else None
+        self.remember(step, state)
         if step in self.steps or (self.steps and not self._far(step, room)):
             return
         self._keep(step, state)
         if len(self.steps) > room:
             self._give_up(_closest(self.steps))
+
+    def remember(self, step: int, state: State) -> None:
+        """Know the state before a step until there is another one to remember; a large one not at all."""
+        self._latest = (step, state) if _room(state) > 1 else None
 
     def suppose(self, step: int, state: State) -> None:
         """Know the state before a step, without writing it."""
