@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from chainrule.show import facts, inside, report
-from chainrule.show.pictures.picture import Picture, curves, histograms, strip, waterfall
+from chainrule.show.pictures.picture import Picture, curves, dataflow, histograms, strip, waterfall
 from chainrule.train.comparison import comparison_of
 from chainrule.train.result import Run
 
-__all__ = ["Picture", "curves", "histograms", "strip", "waterfall", "write_report"]
+__all__ = ["Picture", "curves", "dataflow", "histograms", "strip", "waterfall", "write_report"]
 
 
 def write_report(run: Run | str | Path, path: str | Path) -> Path:

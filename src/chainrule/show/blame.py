@@ -57,6 +57,8 @@ def _learned(facts: Facts, inside: Inside) -> _Learned:
 
 def blamed(inside: Inside) -> str:
     """What stands in the way of the gradient, and where; "" where nothing does, or nobody can tell."""
+    if inside.bad is not None:
+        return f"{inside.bad.sentence[:1].upper()}{inside.bad.sentence[1:]}. {inside.bad.cure}".strip()
     for look in inside.looks:
         cause, flow = look.ledger.cause, flowing(look.ledger, inside.kinds)
         likeliest = f"The likeliest cause: {_inside_a_sentence(cause.reason)}." if cause is not None else ""

@@ -12,6 +12,7 @@ import numpy as np
 from chainrule import nn
 from chainrule.errors import ChainruleError
 from chainrule.insight.adjoint import Adjoint, parameters_of
+from chainrule.insight.bad_number import BadNumber, first_bad_number
 from chainrule.insight.explain import explain
 from chainrule.insight.ledger import Ledger, ledger
 from chainrule.run import RunFolder
@@ -53,6 +54,7 @@ class Inside:
     missing    why it cannot, "" if it can
     telemetry  of every step, empty where none was noted
     kinds      of layers by path, such as {"0": "Linear"}, as far as they are known
+    bad        the number that ended the training, because it was not finite
     constant   the training loss of the best answer that is the same for all rows; None where nobody knows
     """
 
@@ -61,6 +63,7 @@ class Inside:
     telemetry: Telemetry = field(default_factory=Telemetry)
     kinds: Mapping[str, str] = field(default_factory=dict)
     constant: float | None = None
+    bad: BadNumber | None = None
 
 
 UNSEEN = Inside()
@@ -68,8 +71,7 @@ UNSEEN = Inside()
 
 def of_run(run: Run) -> Inside:
     """The inside of a run in memory."""
-    kinds = {path: type(module).__name__ for path, module in run.model.named_modules() if path}
-    return _inside(run, run.telemetry, kinds)
+    return _inside(run, run.telemetry)
 
 
 def of_folder(path: str | Path) -> Inside:
@@ -78,16 +80,20 @@ def of_folder(path: str | Path) -> Inside:
     if not folder.has("result.json"):
         return Inside(missing="The run is not finished.")
     telemetry = load_telemetry(path) if folder.has("telemetry.safetensors") else Telemetry()
-    return _inside(path, telemetry, {})
+    return _inside(path, telemetry)
 
 
-def _inside(given: Run | str | Path, telemetry: Telemetry, kinds: Mapping[str, str]) -> Inside:
+def _inside(given: Run | str | Path, telemetry: Telemetry) -> Inside:
     try:
         past = past_of(given)
+        modules = past.trainer.model.named_modules()
+        kinds = {
+            path: type(each).__name__ for path, each in modules if not any(True for _ in each.children())
+        }
         looks = tuple(_looks(past, kinds))
+        return Inside(looks, "", telemetry, kinds, _constant(past), first_bad_number(given))
     except ChainruleError as reason:
-        return Inside((), str(reason), telemetry, kinds)
-    return Inside(looks, "", telemetry, kinds, _constant(past))
+        return Inside(missing=str(reason), telemetry=telemetry)
 
 
 def _constant(past: Past) -> float | None:

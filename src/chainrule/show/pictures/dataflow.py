@@ -140,7 +140,7 @@ def _drawn_row(shown: _Picture, row: Row, top: float, measures: Sequence[_Measur
     found = shown.of(row)
     box = element(
         "rect", x=at(left), y=at(top), width=at(width), height=at(_HEIGHT), rx=6,
-        fill="var(--card)", stroke=canvas.RULE,
+        fill="var(--card, none)", stroke=canvas.RULE,
     )  # fmt: skip
     told = f"{shown.name(row)} {shown.times(row)}: {shown.kind(row)}"
     columns = zip(_COLUMNS, measures, (canvas.ACCENT, canvas.SECOND), strict=False)

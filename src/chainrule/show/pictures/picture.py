@@ -11,8 +11,10 @@ from typing import Any, Literal, Protocol
 
 from chainrule import atomic
 from chainrule.insight.ledger import Ledger
+from chainrule.insight.moment import Given, moment_of
 from chainrule.show.html import Html
 from chainrule.show.pictures import curves as curves_form
+from chainrule.show.pictures import dataflow as dataflow_form
 from chainrule.show.pictures import histograms as histograms_form
 from chainrule.show.pictures import strip as strip_form
 from chainrule.show.pictures import waterfall as waterfall_form
@@ -103,6 +105,20 @@ def waterfall(ledger: Ledger, name: str | None = None) -> Picture:
     █ weight gain, ▒ activation gain, ░ loss, input and alignment, ◆ gradients of weights
     """
     return Picture(waterfall_form.of_ledger(ledger, name), waterfall_form)
+
+
+def dataflow(given: Given, step: int | None = None) -> Picture:
+    """The network of a loss, or of a step of a run: values forward, derivatives backward, layer by layer.
+
+    What repeats is folded; where a value is used several times, a share says what came back over each way.
+
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential(cr.nn.Linear(3, 4), cr.nn.Tanh(), cr.nn.Linear(4, 1))
+    >>> loss = cr.nn.MSELoss()(model(cr.ones((5, 3))), cr.zeros((5, 1)))
+    >>> [row[0] for row in cr.show.dataflow(loss).table[1]]
+    ['input', '0', '1', '2', 'targets', 'loss']
+    """
+    return Picture(dataflow_form.of_loss(moment_of(given, step).loss), dataflow_form)
 
 
 def strip(given: Telemetry | Mapping[int, Ledger]) -> Picture:

@@ -19,7 +19,7 @@ def comparison(facts: Facts) -> list[Html]:
     names = outcome.shown_metrics(facts)
     found = outcome.entries(facts)
     worst = max(entry.metrics[headline] for entry in found)
-    head = heads("model", *(f">{label(name)}" for name in names), "", f"the network's {label(headline)}")
+    head = heads("model", *(f">{label(name)}" for name in names), "drawn", f"the network's {label(headline)}")
     body = [
         element(
             "tr",
