@@ -194,6 +194,25 @@ def test_steps_carry_the_formula_with_the_numbers() -> None:
     assert math.prod(step.factor for step in found.steps) == pytest.approx(found.value, rel=1e-12)
 
 
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Softplus, nn.ELU, nn.Sigmoid, nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("at", [0.83, -0.4])
+def test_formulas_compute_what_they_say(activation: Callable[[], nn.Module], at: float) -> None:
+    """Read back as Python; the numbers in them have four digits."""
+    x = cr.asarray([at], np.float64)
+    found = cr.explain(cr.sum(nn.Sequential(activation())(x)), x, 0)
+    reading = {
+        "erf": math.erf, "exp": math.exp, "tanh": math.tanh, "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
+        "where": lambda condition, a, b: a if condition else b,
+    }  # fmt: skip
+    for step in found.steps:
+        *_, text, result = step.formula.split(" = ") if step.formula else ("1", "1")
+        computed = eval(text, {"__builtins__": {}}, reading)  # noqa: S307
+        assert computed == pytest.approx(step.factor, rel=2e-3, abs=1e-4)
+        assert float(result) == pytest.approx(step.factor, rel=1e-3)
+    ahead, behind = (activation()(cr.asarray(at + by, np.float64)).item() for by in (1e-6, -1e-6))
+    assert math.prod(step.factor for step in found.steps) == pytest.approx((ahead - behind) / 2e-6, abs=1e-8)
+
+
 def test_a_loop_opens_step_by_step() -> None:
     """h = w · h + x, four times: dh/dw sums up what each step adds."""
     weight = nn.Parameter(2.0, np.float64)

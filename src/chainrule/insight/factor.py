@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chainrule.graph import CONSTANT, TRACKED, Node, constant, rebuilt
+from chainrule.graph import CONSTANT, TRACKED, Array, Node, constant, rebuilt
 from chainrule.insight.adjoint import Edge
 from chainrule.insight.formula import formula, is_number, number, pulled
 from chainrule.insight.labels import Element
 from chainrule.insight.spread import Moved, loop_of, points_that_read
 from chainrule.insight.stages import is_product
 from chainrule.nest import multiplied
+from chainrule.ops import ops
+from chainrule.reverse import walk
+from chainrule.trace import Trace
 from chainrule.types import Type
 
 _LEGIBLE = 100  # characters of a formula; a longer one helps nobody
@@ -43,6 +46,33 @@ def written(edge: Edge, at: Sequence[int], derivative: float) -> str:
     return " = ".join([*head, text, result])
 
 
+def together(start: Element, nodes: Sequence[Node], derivative: float) -> str:
+    """The derivative of the last of some elementwise operations by an element from which all of them lead.
+
+    The nodes stand operands first. "" where the formula would be too long to read.
+    """
+    if not all(node.primitive and node.primitive.elementwise for node in nodes):
+        return ""
+    if any(node.shape != start.node.shape for node in nodes):
+        return ""
+    trace = Trace()
+    moving = trace.input(Type((), start.node.dtype))
+    known, cotangent = {start.node: moving}, trace.input(Type((), nodes[-1].dtype))
+    with trace.running():
+        for node in nodes:
+            assert node.primitive is not None
+            numbers = zip(node.operands, _operands(node, start.place), strict=True)
+            operands = [known.get(each) or constant(np.array(value)) for each, value in numbers]
+            known[node] = ops.apply(node.primitive, operands, **node.attributes)
+        (found,) = walk([known[nodes[-1]]], [cotangent], [moving])
+    if found is None:
+        return ""
+    one = constant(np.ones((), nodes[-1].dtype))
+    text = formula(_without(found, cotangent, one), {moving: number(start.value)})
+    result = number(derivative)
+    return f"{text} = {result}" if text != result and len(text) <= _LEGIBLE else ""
+
+
 def beside(edge: Edge, before: Element, after: Element) -> list[Element]:
     """What an element of an operand is multiplied with in one of a node; nothing if that is no product.
 
@@ -63,11 +93,8 @@ def beside(edge: Edge, before: Element, after: Element) -> list[Element]:
 
 def _alone(node: Node, at: Sequence[int]) -> Node:
     """An elementwise operation on the numbers of one element."""
-    loop = loop_of(node)
-    assert loop is not None
     assert node.primitive is not None
-    arrays, place = tuple(each.value for each in node.operands), list(map(np.asarray, at))
-    values = [np.asarray(read.values(arrays, place)) for read in loop.reads]
+    values = _operands(node, at)
     # A number of the program stays one: rules compute with it, so that 2 - 1 is written as 1.
     statuses = [CONSTANT if is_number(each) else TRACKED for each in node.operands]
     leaves = tuple(
@@ -76,6 +103,14 @@ def _alone(node: Node, at: Sequence[int]) -> Node:
     )
     value = node.primitive.meaning(np, *values, **node.attributes)
     return Node(node.primitive, leaves, node.attributes, Type((), node.dtype), value)
+
+
+def _operands(node: Node, at: Sequence[int]) -> list[Array]:
+    """What an elementwise operation reads for one element."""
+    loop = loop_of(node)
+    assert loop is not None
+    arrays, place = tuple(each.value for each in node.operands), list(map(np.asarray, at))
+    return [np.asarray(read.values(arrays, place)) for read in loop.reads]
 
 
 def _rule(alone: Node, operand: int) -> str:
@@ -93,11 +128,15 @@ def _numeral(text: str) -> str:
 
 
 def _without(node: Node, cotangent: Node, one: Node) -> Node:
-    """A rule without the cotangent that it is linear in: what it is multiplied with."""
+    """A rule without the cotangent that it is linear in, and without choices that are made already."""
     if node is cotangent:
         return one
     operands = [_without(each, cotangent, one) for each in node.operands]
-    if node.name == "multiply" and one in operands:
-        return operands[1 - operands.index(one)]
+    if node.name == "where" and operands[0].value is not None:
+        return operands[1 if operands[0].value else 2]
+    neutral = {"multiply": 1, "add": 0}.get(node.name)
+    for k, each in enumerate(operands):
+        if neutral is not None and each.value is not None and each.value == neutral:
+            return operands[1 - k]
     same = all(a is b for a, b in zip(operands, node.operands, strict=True))
     return node if same else rebuilt(node, operands)

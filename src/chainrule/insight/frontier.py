@@ -53,15 +53,15 @@ class Frontier:
         passed, of_parameters = set[Node](), made_of_parameters(self.adjoint)
         for node, gate in gates_of(self.adjoint).items():
             if len(self.adjoint.uses[node]) > 1 and node not in of_parameters:
-                inside = self._between(node, gate)
+                inside = self.between(node, gate)
                 nodes = [*inside, gate]
                 operands = {each for user in nodes for each in user.operands if each is not node}
                 if not any(each.layer for each in nodes) and operands.isdisjoint(of_parameters):
                     passed.update(inside)
         return passed
 
-    def _between(self, node: Node, gate: Node) -> list[Node]:
-        """The nodes between a node and its gate, or the first of many."""
+    def between(self, node: Node, gate: Node) -> list[Node]:
+        """The nodes between a node and one that all its ways pass; none where they are many."""
         found, pending = dict[Node, None](), [node]
         while pending and len(found) <= _SMALL:
             for edge in self.adjoint.uses.get(pending.pop(), ()):

@@ -17,7 +17,7 @@ import numpy as np
 from chainrule.graph import ITEM, Array, Node
 from chainrule.insight.adjoint import Adjoint, Edge
 from chainrule.insight.explanation import Explanation, Part, Step, joined, largest, share_of
-from chainrule.insight.factor import beside, written
+from chainrule.insight.factor import beside, together, written
 from chainrule.insight.formula import number
 from chainrule.insight.frontier import Frontier
 from chainrule.insight.labels import Element, Labels
@@ -117,8 +117,11 @@ class Number:
     def _through(self, node: Node, moved: Moved, edge: Edge | None = None) -> tuple[Number, Step | None]:
         """The number one element further, and the factor; None for one that is passed on as it is."""
         place, derivative, labels = _place(node, moved.places[0]), float(moved.by[0]), self.book.labels
-        step: Step | None = Step(f"all of {labels.where(node)}", derivative)
-        if edge is not None:
+        if edge is None:
+            between = sorted(self.book.frontier.between(self.node, node), key=lambda each: each.serial)
+            formula = together(Element(self.node, self.place), [*between, node], derivative)
+            step: Step | None = Step(f"all of {labels.where(node)}", derivative, formula)
+        else:
             after = Element(node, place)
             formula = written(edge, place, derivative) or self._product(edge, after, derivative)
             told = formula or derivative != 1
