@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrule as cr
+from benchmarks import causes, causes_nets
 from chainrule import nn
 from chainrule.insight.adjoint import Adjoint, parameters_of
 from chainrule.insight.cause import Cause
@@ -336,3 +337,45 @@ def test_losses_without_layers_or_data() -> None:
     weight = nn.Parameter(np.ones(3))
     assert cr.ledger(cr.sum(cr.square(weight)), step=0).causes == ()
     assert cr.ledger(cr.sum(weight * 1e9), step=0).causes == ()
+
+
+# -- the experiment ------------------------------------------------------------------------------------------
+def test_the_promise_needs_all_its_figures() -> None:
+    design = causes_nets.designed(np.random.default_rng(0))
+
+    def found(kind: str, count: int, place: int = 0, *named: Any, harm: float = 1.0) -> list[causes.Found]:
+        return [causes.Found(k % 120, design, kind, 1.0, harm, place, list(named)) for k in range(count)]
+
+    healthy = found(causes.HEALTHY, 500) + found(causes.TRAINED, 500)
+    alarm = ("weight", "0", {"scale": 1.0})
+    kept = found("one weight", 1900, 1) + found("one weight", 70, 2) + found("one weight", 30, 0)
+    assert causes.verdict(kept + healthy).passed
+    assert causes.verdict(
+        kept + healthy + found("one weight", 900, 0, harm=0.1)
+    ).passed  # harmless: not asked
+    assert not causes.verdict(kept + healthy + found("one weight", 20, 0)).passed  # in the first two
+    assert not causes.verdict(kept + healthy + found("one weight", 50, 2)).passed  # first
+    assert not causes.verdict(kept + healthy + found(causes.HEALTHY, 20, 0, alarm)).passed
+    assert not causes.verdict(kept + healthy[:-1]).passed
+    assert not causes.verdict(kept[:900] + healthy).passed
+
+
+def test_a_plant_is_named_by_factor_and_layer() -> None:
+    plant = causes_nets.Plant("one weight", "weight", "2")
+    named = [("bias", "2", {}), ("weight", "0", {}), ("weight", "2", {})]
+    assert causes.place_of(plant, named) == 3
+    assert causes.place_of(plant, named[:2]) == 0
+    assert causes.place_of(causes_nets.Plant("input scale", "input"), [("input", "0", {})]) == 1
+
+
+def test_twins_differ_in_the_fault_alone() -> None:
+    """What is trained again from the same weights on the same data comes to the same loss, to the bit."""
+    random = np.random.default_rng(1)
+    design = dataclasses.replace(causes_nets.designed(random), depth=1, width=8, rows=16, activation="tanh")
+    twins = causes.Twins(design, design.activation)
+    task = causes_nets.data_of(design, random)
+    weights = twins.weights
+    first = causes.gained(twins, weights, task, 0.003)
+    twins.restart(weights)
+    twins.train(task, 0.1, 5)
+    assert causes.gained(twins, weights, task, 0.003) == first
