@@ -14,13 +14,18 @@ import pytest
 import chainrule as cr
 from chainrule.data import Preprocessor, read_table
 from chainrule.recipe import Recipe
-from chainrule.show import charts
+from chainrule.show import charts, inside
 from chainrule.show.facts import Facts, of_folder, of_run
 from chainrule.show.figures import value
 from chainrule.show.html import element
+from chainrule.show.inside import Inside
 from chainrule.show.report import page, write
 from chainrule.train.comparison import _confusion, compare
+from chainrule.train.facts import EXPONENTS, FACTS, PICTURES, Column
+from chainrule.train.past import Replayed
 from chainrule.train.table import fit_table
+from chainrule.train.telemetry import LayerFacts, ParameterFacts, Telemetry
+from tools.browser import chromium, visit
 
 ROWS = 240
 VOID = {"br", "hr", "meta"}
@@ -229,7 +234,10 @@ def test_no_row_of_the_table_is_in_it(facts: Facts) -> None:
 
 # -- who can read it -----------------------------------------------------------------------------------------
 def test_headings_tables_and_pictures_have_names(facts: Facts) -> None:
-    read = Parsed(page(facts))
+    check_names(Parsed(page(facts)))
+
+
+def check_names(read: Parsed) -> None:
     assert next(read.all("html"))["lang"] == "en"
     levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch("h[1-6]", tag)]
     assert levels.count(1) == 1
@@ -245,7 +253,7 @@ def test_headings_tables_and_pictures_have_names(facts: Facts) -> None:
         linked = (attributes.get("href") or "").removeprefix("#")
         assert set(named + [linked] * bool(linked)) <= set(identifiers)
     for picture in read.all("svg"):
-        assert picture["role"] == "img"
+        assert picture.get("role") == "img" or "x" in picture, "an image, or placed in one"
 
 
 def test_every_curve_has_its_numbers(facts: Facts) -> None:
@@ -266,6 +274,180 @@ def test_it_is_written_whole(facts: Facts, tmp_path: Path) -> None:
     path = write(facts, tmp_path / "deep" / "report.html")
     assert path.read_text(encoding="utf-8") == page(facts)
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+# -- what went on inside -------------------------------------------------------------------------------------
+def network(activation: type[cr.nn.Module], depth: int) -> cr.nn.Module:
+    with cr.random.stream(cr.random.key(0)):
+        hidden = [each for _ in range(depth) for each in (cr.nn.Linear(8, 8), activation())]
+        return cr.nn.Sequential(cr.nn.Linear(4, 8), activation(), *hidden, cr.nn.Linear(8, 3))
+
+
+def fitted(activation: type[cr.nn.Module] = cr.nn.Tanh, depth: int = 1, **options: Any) -> cr.Run:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(200, 4)).astype(np.float32)
+    options = {"epochs": 15, "optimizer": cr.optim.Adam(lr=0.02), "telemetry": True, **options}
+    return cr.fit(network(activation, depth), (inputs, inputs[:, :3].argmax(axis=1)), **options)
+
+
+@pytest.fixture(scope="module")
+def learned() -> cr.Run:
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def vanished() -> cr.Run:
+    return fitted(cr.nn.Sigmoid, 10, epochs=4)
+
+
+def reported(run: cr.Run, tmp_path: Path) -> tuple[str, Parsed]:
+    html = run.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    return html, Parsed(html)
+
+
+def test_it_says_that_a_network_learned(learned: cr.Run, tmp_path: Path) -> None:
+    _, read = reported(learned, tmp_path)
+    assert "Sequential with 139 parameters" in read.text
+    assert "It learned: the training loss went from" in read.text
+    assert "likeliest cause" not in read.text
+    for heading in ("Where the gradient goes", "Gradients, opened", "Layers over the steps"):
+        assert heading in read.text
+
+
+def test_it_says_which_layers_kill_a_gradient(vanished: cr.Run, tmp_path: Path) -> None:
+    """The ledger of the first step says how many decades the sigmoids take, and the verdict repeats it."""
+    _, read = reported(vanished, tmp_path)
+    assert "It did not learn" in read.text
+    assert "no better than guessing" in read.text
+    assert "Before training, the gradient vanishes on its way back" in read.text
+    taken = -cr.ledger(vanished, step=0)["0.weight"].total("activation gain")
+    assert f"The activations make {taken:.1f} of these decades" in read.text
+    assert "the Sigmoid in layers 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 0." in read.text
+    assert "The likeliest cause: " in read.text
+
+
+def test_the_constant_answer_is_that_of_counting(vanished: cr.Run) -> None:
+    told = inside.of_run(vanished)
+    assert vanished.past is not None
+    shares = np.bincount(vanished.past.data[1]) / len(vanished.past.data[1])
+    assert told.constant == pytest.approx(-np.sum(shares * np.log(shares)), rel=1e-6)
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(60, 4)).astype(np.float32)
+    for targets, expected in ((inputs[:, :1], inputs[:, 0].var()), (inputs[:, :1] > 9, 0.0)):
+        run = cr.fit(cr.nn.Linear(4, 1), (inputs, targets), epochs=1, validation=None)
+        assert inside.of_run(run).constant == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+class Sine(cr.nn.Module):
+    """Bounded, with a derivative that is not small anywhere far out: what large weights explode with."""
+
+    def forward(self, x: cr.Tensor) -> cr.Tensor:
+        return cr.sin(x)
+
+
+def test_an_exploding_gradient_and_a_dead_one(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    for scale, words in (
+        (60.0, "the gradient explodes on its way back"),
+        (0.0, "no gradient reaches 0.weight"),
+    ):
+        with cr.random.stream(cr.random.key(0)):
+            model = cr.nn.Sequential(*(each for _ in range(6) for each in (cr.nn.Linear(4, 4), Sine())))
+        for layer in list(model.children())[2::2]:
+            layer.weight.assign(layer.weight.numpy() * scale)
+        run = cr.fit(model, (inputs, inputs), epochs=1, optimizer=cr.optim.SGD(lr=0.0), validation=None)
+        assert words in reported(run, tmp_path)[1].text
+
+
+def test_a_number_that_ended_the_training_is_named(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    run = cr.fit(cr.nn.Linear(4, 1), (inputs, inputs[:, :1]), optimizer=cr.optim.SGD(lr=1e20), epochs=9)
+    _, read = reported(run, tmp_path)
+    bad = cr.first_bad_number(run)
+    assert bad is not None
+    assert bad.sentence[1:] in read.text
+
+
+def test_a_run_without_its_code_says_what_is_left_out(tmp_path: Path) -> None:
+    run = fitted(epochs=2, runs=tmp_path)
+    assert run.folder is not None
+    path = cr.show.write_report(run.folder.path, tmp_path / "report.html")
+    said = Parsed(path.read_text(encoding="utf-8")).text
+    assert "The steps of this run are not opened here." in said
+    assert "Layers over the steps" in said
+    assert "Gradients, opened" not in said
+
+
+def test_from_disk_the_gradients_are_the_same(tmp_path: Path) -> None:
+    document = {"data": {"source": "example:ames", "target": "Sale_Price"}, "training": {"epochs": 1}}
+    run = cr.fit(cr.Recipe.from_document({**document, "network": {"hidden": [4]}}), runs=tmp_path)
+    assert run.folder is not None
+    there, here = inside.of_folder(run.folder.path), inside.of_run(run)
+    assert (there.looks, there.constant, there.missing) == (here.looks, here.constant, "")
+
+
+def test_every_picture_has_a_table_and_opens_without_javascript(vanished: cr.Run, tmp_path: Path) -> None:
+    html, read = reported(vanished, tmp_path)
+    figures = html.split("<figure>")[1:]
+    assert len(figures) > 6
+    assert all(re.match(r".*?</figure>\s*<details><summary>The", each, re.DOTALL) for each in figures)
+    assert not list(read.all("script"))
+    assert sum(tag == "summary" for tag, _ in read.elements) == sum(
+        tag == "details" for tag, _ in read.elements
+    )
+    check_names(read)
+
+
+def test_values_of_the_data_are_not_in_the_gradients(learned: cr.Run, tmp_path: Path) -> None:
+    """A part of the first weight's gradient is an error times an input; the input is only named."""
+    html, _ = reported(learned, tmp_path)
+    factors = re.findall(r'class="label">0\[[^<]*</span> <span class="quiet">([^<]*)<', html)
+    assert factors
+    assert set(factors) == {"× an input"}
+    assert "input[" not in html
+
+
+def deep_inside(layers: int, samples: int) -> Inside:
+    """What a network of that depth would tell: a real look at one step, and telemetry as full as it gets."""
+    model = network(cr.nn.Tanh, layers - 1)
+    data = cr.asarray(np.ones((8, 4), np.float32)), cr.asarray(np.zeros(8, np.int64))
+    loss = cr.nn.CrossEntropyLoss()(model(data[0]), data[1])
+    look = inside.look(Replayed(9_999, loss, data, np.arange(8), (), {}), {}, opened=True)
+    paths = [path for path, layer in model.named_modules() if isinstance(layer, cr.nn.Linear)]
+    facts = [Column("layer", path, name, 1, 1) for path in paths for name in LayerFacts._fields]
+    named = [path for path, _ in model.named_parameters()]
+    facts += [Column("parameter", path, name, 1, 1) for path in named for name in ParameterFacts._fields]
+    pictures = [
+        Column("histogram", f"{kind} of {path}", "", len(EXPONENTS), 64)
+        for path in paths
+        for kind in ("activation", "gradient")
+    ]
+    random, width = np.random.default_rng(0), len(pictures) * len(EXPONENTS)
+    told = random.random((samples, len(facts))), random.random((10, width))
+    telemetry = Telemetry()
+    telemetry.note(0, {FACTS: facts, PICTURES: pictures}, told)
+    return Inside((look,), "", telemetry)
+
+
+def test_two_hundred_layers_and_ten_thousand_steps_stay_small(facts: Facts) -> None:
+    history = [{**facts.history[0], "epoch": k, "loss": 1 / k} for k in range(1, 1001)]
+    html = page(replace(facts, history=history), deep_inside(200, 10_000 // 16))
+    assert len(html.encode()) <= LARGEST
+    read = Parsed(html)
+    check_names(read)
+    assert "398.weight" in read.text
+
+
+@pytest.mark.skipif(chromium() is None, reason="needs the extra `browser` and a Chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_visitor_has_nothing_to_complain_of(
+    scheme: str, facts: Facts, vanished: cr.Run, tmp_path: Path
+) -> None:
+    executable = chromium()
+    assert executable is not None
+    for file in (write(facts, tmp_path / "table.html"), vanished.report(tmp_path / "deep.html")):
+        found = visit(file, executable, scheme)
+        assert found.clean, found
 
 
 # -- its parts -----------------------------------------------------------------------------------------------

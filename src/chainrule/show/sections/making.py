@@ -119,7 +119,7 @@ def recipe(facts: Facts) -> list[Html]:
         again = f"{from_shell if facts.recipe.data.source else from_python}\n{use}"
         shown += [
             element("p", "To get the same result again, and to use it:"),
-            element("pre", element("code", again)),
+            element("pre", element("code", again), tabindex=0),
         ]
     if facts.recipe.data.hash:
         said = joined(
@@ -127,6 +127,10 @@ def recipe(facts: Facts) -> list[Html]:
         )
         shown.append(element("p", said, class_="note"))
     shown.append(
-        details("recipe.toml", element("pre", element("code", facts.recipe.to_toml().strip())), open_=True)
+        details(
+            "recipe.toml",
+            element("pre", element("code", facts.recipe.to_toml().strip()), tabindex=0),
+            open_=True,
+        )
     )
     return shown
