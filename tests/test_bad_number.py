@@ -46,6 +46,11 @@ def perceptron(*hidden: cr.nn.Module) -> cr.nn.Module:
         return named(cr.nn.Sequential(*layers, cr.nn.Linear(8, 1)))
 
 
+def fitted(*given: Any, **options: Any) -> cr.Run:
+    """Quickly: on the reference, unless asked otherwise, and without telemetry."""
+    return cr.fit(*given, **{"backend": "numpy", "telemetry": False} | options)
+
+
 # -- a loss --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("made", "operation", "what", "place", "here"),
@@ -215,7 +220,7 @@ def test_a_sum_over_rows_belongs_to_none() -> None:
 # -- a training ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("backend", ["numpy", "native"])
 def test_a_training_that_diverges(backend: str) -> None:
-    run = cr.fit(
+    run = fitted(
         perceptron(), (X, Y), optimizer=cr.optim.SGD(lr=30.0), epochs=20, batch_size=16, backend=backend
     )
     found = cr.first_bad_number(run)
@@ -232,7 +237,7 @@ def test_the_row_of_the_data() -> None:
     """The largest value has the row; it is known by its number in what was given, not in the batch."""
     data = X.copy()
     data[41, 1] = 1e25
-    run = cr.fit(perceptron(), (data, Y), optimizer=cr.optim.SGD(lr=1e-3), batch_size=8, validation=None)
+    run = fitted(perceptron(), (data, Y), optimizer=cr.optim.SGD(lr=1e-3), batch_size=8, validation=None)
     found = cr.first_bad_number(run)
     assert found is not None
     assert found.row == "row 41"
@@ -242,7 +247,7 @@ def test_the_row_of_the_data() -> None:
 @pytest.mark.parametrize("backend", ["numpy", "native"])
 def test_an_update_that_goes_out_of_range(backend: str) -> None:
     """Loss and gradient of the step are finite; the next step can only tell that its weights are not."""
-    run = cr.fit(perceptron(), (X, Y), optimizer=cr.optim.SGD(lr=1e39), epochs=3, backend=backend)
+    run = fitted(perceptron(), (X, Y), optimizer=cr.optim.SGD(lr=1e39), epochs=3, backend=backend)
     found = cr.first_bad_number(run)
     assert found is not None
     assert run.result["bad_step"] == 1
@@ -261,7 +266,7 @@ def test_a_gradient_that_is_no_number_ends_the_training_at_its_own_step() -> Non
 
     data = X.copy()
     data[30, 2] = 0.0
-    run = cr.fit(Root(), (data, Y), batch_size=60, epochs=4, validation=None)
+    run = fitted(Root(), (data, Y), batch_size=60, epochs=4, validation=None)
     assert run.result["reason"] == "the gradient is not a number in step 0, in epoch 1"
     found = cr.first_bad_number(run)
     assert found is not None
@@ -269,13 +274,13 @@ def test_a_gradient_that_is_no_number_ends_the_training_at_its_own_step() -> Non
 
 
 def test_a_healthy_training_replays_nothing() -> None:
-    run = cr.fit(perceptron(), (X, Y), epochs=2)
+    run = fitted(perceptron(), (X, Y), epochs=2)
     run.past = None
     assert cr.first_bad_number(run) is None
 
 
 def test_what_only_compiled_code_meets() -> None:
-    run = cr.fit(perceptron(), (X, Y), epochs=2)
+    run = fitted(perceptron(), (X, Y), epochs=2)
     run.result["bad_step"] = 1
     found = cr.first_bad_number(run)
     assert found is not None
@@ -285,7 +290,7 @@ def test_what_only_compiled_code_meets() -> None:
 
 def test_from_a_folder_and_of_an_older_version(tmp_path: Path) -> None:
     options: dict[str, Any] = {"optimizer": cr.optim.SGD(lr=30.0), "epochs": 20, "batch_size": 16}
-    run = cr.fit(perceptron(), (X, Y), runs=tmp_path, **options)
+    run = fitted(perceptron(), (X, Y), runs=tmp_path, **options)
     assert run.folder is not None
     other = cr.first_bad_number(cr.train.replay(run.folder, model=perceptron(), data=(X, Y)))
     assert other == cr.first_bad_number(run)

@@ -57,7 +57,7 @@ class Session:
         if report is not None:
             with nullcontext() if self.json else self.out.status("opening gradients for the report"):
                 written = reports.write(facts, report, inside.of_run(run), reference)
-        bad = first_bad_number(run)
+        bad = first_bad_number(run) if "bad_step" in run.result else None
         if self.json:
             write_json(self._document(run, comparison, written, bad))
             return

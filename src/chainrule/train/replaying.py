@@ -43,7 +43,8 @@ def replay(
     it is not where the recipe says. `RunError` where something is missing, or is not what it was.
 
     The trainer takes the steps from the last kept state on again, on the same backend: what they leave are
-    the same bits. The loss is then computed eagerly, so it may differ from the training's by rounding.
+    the same bits. (What a callback did to the model then is not done again.) The loss is then computed
+    eagerly, so it may differ from the training's by rounding.
 
     >>> import numpy as np, chainrule as cr
     >>> X = np.linspace(-1, 1, 50, dtype=np.float32)[:, None]
