@@ -237,6 +237,27 @@ def test_a_loop_opens_step_by_step() -> None:
         cr.explain(last, "cell@4")
 
 
+def test_a_layer_that_is_called_twice_has_two_values() -> None:
+    layer = nn.Linear(2, 2).double()
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            self.layer = layer
+
+        def forward(self, x: cr.Tensor) -> cr.Tensor:
+            return self.layer(cr.tanh(self.layer(x)))
+
+    x = cr.asarray(numbers(1, 2))
+    loss = cr.sum(Twice()(x))
+    found = cr.explain(loss, "layer.weight", (1, 0))
+    assert {part.label for part in found.children} == {"layer#1[0, 1]", "layer#2[0, 1]"}
+    first, second = layer(x), layer(cr.tanh(layer(x)))
+    assert cr.explain(loss, "layer#1", (0, 1)).value == first.numpy()[0, 1]
+    assert cr.explain(loss, "layer#2", (0, 1)).value == second.numpy()[0, 1]
+    with pytest.raises(KeyError, match=r"called 'layer#3'.*, but layer#1, layer#2"):
+        cr.explain(loss, "layer#3", (0, 1))
+
+
 def test_paths_are_counted() -> None:
     """From a first weight: rows × units of the layer behind × outputs; with a skip, one more per block."""
     cr.random.seed(0)

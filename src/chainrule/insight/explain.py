@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from chainrule.errors import DTypeError, GradientError
 from chainrule.graph import Node
 from chainrule.insight.explanation import Explanation, Part, Remainder, Step
-from chainrule.insight.labels import Element, Labels
+from chainrule.insight.labels import Element, Labels, ends_of
 from chainrule.insight.making import Making
 from chainrule.insight.moment import Given, Moment, moment_of
 from chainrule.insight.named import leaves_of, place_in, value_named
@@ -35,8 +36,8 @@ def explain(
 
     loss   a scalar that was computed eagerly, or a run or its folder; for activations any Tensor
     name   of what an element is opened: a parameter, "layers.0.weight"; an input, "input", "input 1"; a
-           layer, "layers.0", which means its output ("cell@3" in step 3 of a loop); or a Tensor from which
-           the loss was computed. None means the loss itself
+           layer, "layers.0", which means its output ("cell@3" in step 3 of a loop, "layers.0#1" the first of
+           several); or a Tensor from which the loss was computed. None means the loss itself
     index  which element: one number per axis, counted from 0
     most   how many parts are listed; the others are one remainder
     step   the step of a run; None means the last
@@ -73,7 +74,7 @@ def explain(
 
 def _usual(loss: Node, name: str | Tensor | None) -> str:
     """What is meant by a name alone: the gradient of what was given or is learned, else the value."""
-    if name is None or (isinstance(name, str) and "@" in name):
+    if name is None or (isinstance(name, str) and _numbered(name)):
         return ACTIVATION
     return GRADIENT if value_named(loss, name)[1].primitive is None else ACTIVATION
 
@@ -82,15 +83,22 @@ def _meant(loss: Node, name: str | Tensor | None, written: Unrolled) -> tuple[st
     """What a name means, and what it is called: "cell@3" is what the layer computed in step 3 of a loop."""
     if name is None:
         return "loss", written.output
-    if isinstance(name, Tensor) or "@" not in name:
+    if isinstance(name, Tensor) or not _numbered(name):
         label, node = value_named(loss, name)
         return label, written.known.get(node, node)
-    known = {"@".join([node.layer, *map(str, times)]): node for node, times in written.times.items()}
+    labels = _labels(Moment(Tensor(loss)), written)
+    known = {labels.where(node): node for node in labels.ends}
     if name not in known:
-        near = [each for each in known if each.split("@")[0] == name.split("@")[0]] or list(known)
-        listed = ", ".join(near[:_NEAR]) or "there is no loop"
-        raise KeyError(f"nothing in a loop was called {name!r}{at_user_line()}, but {listed}")
+        path = re.split("[@#]", name)[0]
+        near = [each for each in known if re.split("[@#]", each)[0] == path] or list(known)
+        listed = ", ".join(near[:_NEAR]) or "there are no layers"
+        raise KeyError(f"no layer has a value called {name!r}{at_user_line()}, but {listed}")
     return name, known[name]
+
+
+def _numbered(name: str) -> bool:
+    """Whether a name is one of several values of a layer: "cell@3", "block#2"."""
+    return "@" in name or "#" in name
 
 
 def _gradient(moment: Moment, written: Unrolled, at: Element, label: str, most: int) -> Explanation:
@@ -110,4 +118,4 @@ def _activation(moment: Moment, written: Unrolled, at: Element, label: str, most
 def _labels(moment: Moment, written: Unrolled) -> Labels:
     leaves = {leaf: name for name, leaf in leaves_of(written.output).items()}
     rows = Rows([written.output], moment.rows) if moment.rows else None
-    return Labels(leaves, written.times, rows)
+    return Labels(leaves, written.times, ends_of(written.output, written.times), rows)

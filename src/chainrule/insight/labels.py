@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chainrule.graph import Node
+from chainrule.graph import Node, reachable
 from chainrule.insight.gates import place_of
 from chainrule.insight.rows import Rows
 from chainrule.insight.spread import loop_of, moves
@@ -39,16 +39,23 @@ class Labels:
 
     leaves  parameters and inputs, by name
     times   node → the steps of the loops around it
+    ends    values that leave their layer → which of several that do
     rows    the rows of the batch, where they have names
     """
 
     leaves: Mapping[Node, str]
     times: Mapping[Node, Times]
+    ends: Mapping[Node, int]
     rows: Rows | None = None
 
     def where(self, node: Node) -> str:
-        """The layer of a node, or else the operation and the user's line; with "@t" inside of a loop."""
-        return "@".join([place_of(node), *map(str, self.times.get(node, ()))])
+        """The layer of a node, or else the operation and the user's line.
+
+        With "@t" inside of a loop; "#2" is the second of several values that leave a layer.
+        """
+        which = self.ends.get(node)
+        at = "@".join([place_of(node), *map(str, self.times.get(node, ()))])
+        return f"{at}#{which}" if which else at
 
     def operation(self, node: Node) -> str:
         """An operation, and where it is."""
@@ -56,8 +63,10 @@ class Labels:
 
     def element(self, at: Element) -> str:
         """What an element is called; one of a constant that has no name is the number that it is."""
-        node, place = source(at)
-        name = self.leaves.get(node, "") if node.primitive is None else self.where(node)
+        node, place = at if at.node in self.ends else source(at)
+        inside = node.layer and node not in self.ends
+        computed = self.operation(node) if inside else self.where(node)
+        name = self.leaves.get(node, "") if node.primitive is None else computed
         if not name:
             return f"{at.value:.4g}"
         return f"{name}{list(place)}" if place else name
@@ -65,6 +74,22 @@ class Labels:
     def row(self, at: Element) -> str:
         """What the row of the batch is called that an element belongs to, "" where nobody knows."""
         return self.rows.of(*at) if self.rows else ""
+
+
+def ends_of(output: Node, times: Mapping[Node, Times]) -> dict[Node, int]:
+    """The values that leave their layer: 0 where it is one, else its number among them, from 1."""
+    leaving = dict.fromkeys([output] if output.layer else [])
+    for user in reachable([output]):
+        here = user.layer, times.get(user)
+        leaving.update(
+            (each, None) for each in user.operands if each.layer and (each.layer, times.get(each)) != here
+        )
+    of_layer: dict[tuple[str, Times | None], list[Node]] = {}
+    for node in sorted(leaving, key=lambda each: each.serial):
+        of_layer.setdefault((node.layer, times.get(node)), []).append(node)
+    return {
+        node: k if len(nodes) > 1 else 0 for nodes in of_layer.values() for k, node in enumerate(nodes, 1)
+    }
 
 
 def source(at: Element) -> Element:

@@ -162,8 +162,7 @@ class Number:
     def _part(self, node: Node, flat: int, derivative: float, part: float, whole: float) -> Part:
         labels, at = self.book.labels, Element(node, _place(node, flat))
         number = Number(self.book, *at, self.factor * derivative)
-        where = labels.where(node) if node in self.book.frontier else labels.operation(node)
-        label = f"{where}{list(at.place)}" if at.place else where
+        label = labels.element(at)
         return Part(
             label, part, derivative, self._passed(at, derivative), share_of(part, whole), labels.row(at),
             partial(number.opened, label),
