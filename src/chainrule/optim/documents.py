@@ -133,3 +133,14 @@ def _check_options(options: Mapping[str, Any], accepted: list[str], owner: str) 
 def _hint(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(str(name), known, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+
+
+def with_total_steps(optimizer: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The optimizer document, with the length of the training filled into a schedule that spans it."""
+    document = dict(optimizer)
+    schedule = document.get("schedule")
+    if isinstance(schedule, Mapping) and "total_steps" not in schedule:
+        kind = SCHEDULES.get(str(schedule.get("name")))
+        if kind is not None and "total_steps" in {each.name for each in fields(kind)}:
+            document["schedule"] = {**schedule, "total_steps": steps}
+    return document

@@ -25,7 +25,6 @@ from chainrule.schedule.kernels import (
     Contraction,
     Expression,
     Loops,
-    Repeat,
     Schedule,
     Special,
     Statement,
@@ -35,16 +34,15 @@ from chainrule.schedule.kernels import (
     read_and_written,
 )
 from chainrule.schedule.layouts import Layouts
-from chainrule.schedule.looking import accesses_of, stage_of, stores_again
+from chainrule.schedule.looking import replaces
 from chainrule.schedule.moves import copy, fill, part_of, total
 from chainrule.schedule.products import affine, as_loops, positions
 from chainrule.schedule.scans import lower_scan
 from chainrule.schedule.statements import Builder
 from chainrule.schedule.views import (
-    ALIASES,
     base_of,
     dense_strides,
-    is_view,
+    itself_of,
     seen_through,
     span,
     strides_along,
@@ -100,7 +98,7 @@ class _Lowering:
 
     def schedule(self) -> Schedule:
         if not self.owned:
-            self._handed_over = {n for node in self.graph.outputs if (n := _itself(node))}
+            self._handed_over = {n for node in self.graph.outputs if (n := itself_of(node))}
         inputs = tuple(self._input(node, k) for k, node in enumerate(self.graph.inputs))
         self._lower_groups()
         outputs = self._in_their_places()
@@ -110,7 +108,7 @@ class _Lowering:
         """The kernels of a loop's body: where its inputs lie, and where its outputs have to be put."""
         self.stored.update(zip(self.graph.inputs, inputs, strict=True))
         for node, target in zip(self.graph.outputs, targets, strict=True):
-            made = _itself(node)
+            made = itself_of(node)
             if made is not None and made.primitive is not ITEM_OF:
                 self.stored.setdefault(made, target)
         self._lower_groups()
@@ -258,7 +256,7 @@ class _Lowering:
         if self._last_reader.get(old, -1) > time or old.home is not None:
             return False
         versions = [time, *(number for number, first in self._times.items() if first == time)]
-        return all(_replaces(self.kernels[number], written, old) for number in versions)
+        return all(replaces(self.kernels[number], written, old) for number in versions)
 
     def _look_at_kernels(self) -> None:
         """Take note of who reads and writes what, in the kernels that were added since the last time."""
@@ -383,33 +381,6 @@ class _Lowering:
         strides = strides_along(positions(nest, order), target, extents[: len(kept)])
         stored = Statement(Expression("sum", (), node.dtype), Access(target.buffer, target.offset, strides))
         self.kernels.append(as_loops(extents, len(kept), reads, (stored,), node.dtype, (node,)))
-
-
-def _itself(node: Node) -> Node | None:
-    """The node whose value an output is as it stands; None for a view that shows it in another way."""
-    while node.primitive is not None and node.name in ALIASES:
-        node = node.operands[0]
-    return None if node.primitive is None or is_view(node) else node
-
-
-def _replaces(kernel: Work, written: Buffer, old: Buffer) -> bool:
-    """True where a kernel may write one buffer in the memory of another: it reads that element by element."""
-    if old not in read_and_written(kernel)[0]:
-        return True
-    if isinstance(kernel, Special | Repeat) or (
-        isinstance(kernel, Contraction) and old in (kernel.left.buffer, kernel.right.buffer)
-    ):
-        return False
-    accesses = accesses_of(kernel.statements)
-    mine = {each.strides for each in accesses if each.buffer is written}
-    theirs = {(each.strides, each.offset) for each in accesses if each.buffer is old}
-    both = (written, old)
-    touching = [each for each in kernel.statements if any(a.buffer in both for a in each.accesses)]
-    writers = [each for each in touching if each.target is not None and each.target.buffer is written]
-    if any(stores_again(kernel, each) for each in writers):
-        return False
-    stages = {(each.per_row, stage_of(each)) for each in touching}
-    return len(mine) == 1 and theirs == {(next(iter(mine)), 0)} and len(stages) == 1
 
 
 def _check(graph: Graph) -> None:

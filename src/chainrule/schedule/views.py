@@ -41,6 +41,13 @@ def base_of(node: Node) -> Node:
     return node
 
 
+def itself_of(node: Node) -> Node | None:
+    """The node whose value an output is as it stands; None for a view that shows it in another way."""
+    while node.primitive is not None and node.name in ALIASES:
+        node = node.operands[0]
+    return None if node.primitive is None or is_view(node) else node
+
+
 # -- layouts -------------------------------------------------------------------------------------------------
 def dense_strides(shape: Shape) -> Strides:
     """Row-major strides without gaps, in elements."""

@@ -61,3 +61,12 @@ def check_classes(loss: Any, data: Any) -> None:
                 f"the targets hold the class number {numbers[row]!s}, first in row {row}: classes are "
                 "counted from 0. Number them 0, 1, 2, ..."
             )
+
+
+def check_rows(arrays: Sequence[Array]) -> None:
+    """Raise where the arrays of some data have different numbers of rows, or none."""
+    lengths = {len(each) if each.ndim else 0 for each in arrays}
+    if len(lengths) != 1:
+        raise ShapeError(f"inputs and targets need the same number of rows, not {sorted(lengths)}")
+    if lengths == {0}:
+        raise DataError("there are no rows to train on")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from chainrule.program import Executable, compiler, on_demand
 from chainrule.schedule.kernels import Unsupported
 from chainrule.tensor import Cell
 from chainrule.trace import Program
+from chainrule.train.facts import Column
 
 if TYPE_CHECKING:
     from chainrule.backends.native.profile import Profile
@@ -193,6 +194,14 @@ class NativeSteps:
         del timing.rounds[0]
         found: Profile = profiling.profiled(code, timing, [len(rows) for rows in rounds[1:]])
         return found
+
+
+class Step(NamedTuple):
+    """A step for batches of some types: as a program, who takes it, and what it tells of itself."""
+
+    program: Program
+    stepper: Stepper
+    columns: dict[int, list[Column]]
 
 
 class Pace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from chainrule.data.table import Table, suggestion
 from chainrule.data.target import TargetTransform, target_from_document
 from chainrule.data.task import Task
 from chainrule.errors import DataError, RecipeError, RunError
-from chainrule.optim.documents import SCHEDULES
+from chainrule.optim.documents import with_total_steps
 from chainrule.program import BACKENDS, Compiled
 from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
@@ -296,17 +296,6 @@ def trainer_of(recipe: Recipe, prepared: Prepared, **options: Any) -> Trainer:
         backend=training.backend,
         **options,
     )
-
-
-def with_total_steps(optimizer: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """The optimizer document, with the length of the training filled into a schedule that spans it."""
-    document = dict(optimizer)
-    schedule = document.get("schedule")
-    if isinstance(schedule, Mapping) and "total_steps" not in schedule:
-        kind = SCHEDULES.get(str(schedule.get("name")))
-        if kind is not None and "total_steps" in {each.name for each in fields(kind)}:
-            document["schedule"] = {**schedule, "total_steps": steps}
-    return document
 
 
 def _result(prepared: Prepared, trainer: Trainer, loop: Loop) -> dict[str, Any]:

@@ -8,8 +8,7 @@ back, so a step can be repeated, checkpointed and replayed exactly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from chainrule import optim, random
 from chainrule.backends.native.build import collection_paused
 from chainrule.backends.native.training import row_is_dense
 from chainrule.data.windows import Windows
-from chainrule.errors import DataError, RunError, ShapeError
+from chainrule.errors import RunError
 from chainrule.graph import Node
 from chainrule.nn import Module
 from chainrule.nn.module import observing
@@ -26,9 +25,10 @@ from chainrule.origin import Origin, because
 from chainrule.program import BACKENDS, Executable, compiler, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
-from chainrule.train.facts import FACTS, PICTURES, Column, Layers, Rates, Told
-from chainrule.train.feeding import batch_of, check_classes, given, shuffled
-from chainrule.train.stepping import NOTED, NativeSteps, Pace, Stepper, stepper
+from chainrule.train.cells import state_cells
+from chainrule.train.facts import FACTS, PICTURES, Layers, Rates, Told
+from chainrule.train.feeding import batch_of, check_classes, check_rows, given, shuffled
+from chainrule.train.stepping import NOTED, NativeSteps, Pace, Step, Stepper, stepper
 from chainrule.train.telemetry import Telemetry
 from chainrule.transform import value_and_cotangents
 from chainrule.tree import Structure, flatten, unflatten
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 OnStep = Callable[[float, float, int], bool | None]
 OnSlice = Callable[[Array, Array, Array], bool | None]
-_ORDER = (
-    0x0BA7C4E5  # folded into the seed for the order of rows, so that it never shares numbers with a layer
-)
+_ORDER = 0x0BA7C4E5  # folded into the seed for the order of rows; no layer gets the same numbers
 _ROUNDS = 10  # over which the medians of a profile are taken
 _LAYERS = 0x1A9E85ED  # folded into the seed for what layers draw
 
@@ -103,11 +101,7 @@ class Trainer:
             raise ValueError("the model has no parameters to train")
         self.count = Buffer(np.int64(0))
         self.count.name = "count"
-        state = optimizer.init(dict(self.parameters))
-        leaves, self._state_structure = flatten(state)
-        self._state = [
-            _cell(leaf, f"optimizer.{path}") for leaf, path in zip(leaves, _paths(state), strict=True)
-        ]
+        self._state, self._state_structure = state_cells(optimizer.init(dict(self.parameters)))
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
         self.rates = (Rates() if telemetry is True else telemetry) or None
@@ -116,7 +110,7 @@ class Trainer:
         """What the steps told of themselves; empty unless asked for."""
         self._backend = backend  # the one that can do it: the reference, for what has no native kernel
         self._loaded: Stepper | None = None
-        self._steps: dict[Any, _Step] = {}
+        self._steps: dict[Any, Step] = {}
         self._forwards: dict[Any, tuple[Program, Executable]] = {}
 
     # -- the step as a program ---------------------------------------------------------------------------
@@ -125,19 +119,19 @@ class Trainer:
         return self._told_step(Told.nothing(), inputs, targets, weights)
 
     def _told_step(self, told: Told, inputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The step, which tells of itself where telemetry is on."""
         layers = Layers(self.model)
 
         def objective(_: Module) -> Any:
-            with observing(layers) if self.rates else nullcontext():
+            with observing(layers):
                 return self.loss_of(inputs, targets, weights)
 
         def computed(loss: Node) -> list[Node]:
             return [row.computed for row in layers.within(loss.trace).values()]
 
         value, by_path, errors = value_and_cotangents(objective, self.model, computed)
-        for (name, row), error in zip(layers.within(value.node.trace).items(), errors, strict=True):
-            told.layer(name, row.activation, error)
+        if self.rates:
+            for (name, row), error in zip(layers.within(value.node.trace).items(), errors, strict=True):
+                told.layer(name, row.activation, error)
         gradients = unclipped = {path: by_path[path] for path in self.parameters}
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
@@ -169,7 +163,7 @@ class Trainer:
         leaves, structure = self.leaves(data)
         return self._example_step(leaves, structure, rows).program
 
-    def _example_step(self, leaves: Sequence[Array], structure: Structure, rows: int | None) -> _Step:
+    def _example_step(self, leaves: Sequence[Array], structure: Structure, rows: int | None) -> Step:
         chosen = np.arange(min(rows or self.batch_size, len(leaves[0])))
         return self._traced_step(batch_of(leaves, chosen), structure)
 
@@ -208,7 +202,7 @@ class Trainer:
         rounds = np.array_split(block, min(_ROUNDS, steps))
         return stepping.profile(leaves, [rounds[0], *rounds])
 
-    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> _Step:
+    def _traced_step(self, batch: Sequence[Array], structure: Structure) -> Step:
         key = (structure, tuple(type_of(each) for each in batch), self.model.training)
         made = self._steps.get(key)
         if made is None or not made.program.holds:
@@ -216,7 +210,7 @@ class Trainer:
                 made = self._steps[key] = self._made_step(key[1], structure)
         return made
 
-    def _made_step(self, types: Sequence[Type], structure: Structure) -> _Step:
+    def _made_step(self, types: Sequence[Type], structure: Structure) -> Step:
         told = Told.nothing()
 
         def traced(*tensors: Tensor) -> Any:
@@ -226,7 +220,7 @@ class Trainer:
         noted = [0] * NOTED + [FACTS] * len(told.facts) + [PICTURES] * len(told.pictures)
         steps = stepper(program, noted, self._backend, self.checked)
         self._backend = steps.backend
-        return _Step(program, steps, told.columns)
+        return Step(program, steps, told.columns)
 
     # -- running -----------------------------------------------------------------------------------------
     def run(
@@ -267,11 +261,8 @@ class Trainer:
             for block in chosen:
                 step = self._traced_step(batch_of(leaves, block[0]), structure)
                 for rows in pace.slices(block):
-                    self._load(step.stepper)
-                    details = self.rates.details(at, len(rows)) if self.rates else None
-                    noted, *told = step.stepper.run(leaves, rows, details)
+                    noted = self._slice(step, leaves, rows, at)
                     last, self.gradient_norm = map(float, noted[-1])
-                    self.telemetry.note(at, step.columns, told)
                     at += len(rows)
                     if on_step is not None:
                         self._settle()
@@ -280,6 +271,14 @@ class Trainer:
         finally:
             self._settle()
         return last
+
+    def _slice(self, step: Step, leaves: Sequence[Array], rows: Array, at: int) -> Array:
+        """Take some steps, from number `at` on; their losses and gradient norms."""
+        self._load(step.stepper)
+        details = self.rates.details(at, len(rows)) if self.rates else None
+        noted, *told = step.stepper.run(leaves, rows, details)
+        self.telemetry.note(at, step.columns, told)
+        return noted
 
     def _load(self, stepping: Stepper) -> None:
         """Let `stepping`, and nobody else, have the values of the cells."""
@@ -317,11 +316,7 @@ class Trainer:
             data = Windows(self._cast(data.stream), data.length).arrays()
         leaves, structure = flatten(tuple(data))
         arrays = [self._cast(leaf.numpy() if isinstance(leaf, Tensor) else leaf) for leaf in leaves]
-        lengths = {len(each) if each.ndim else 0 for each in arrays}
-        if len(lengths) != 1:
-            raise ShapeError(f"inputs and targets need the same number of rows, not {sorted(lengths)}")
-        if lengths == {0}:
-            raise DataError("there are no rows to train on")
+        check_rows(arrays)
         return arrays, structure
 
     def _cast(self, leaf: Any) -> Array:
@@ -401,26 +396,3 @@ class Trainer:
         state = self.optimizer.with_scale(unflatten(self._state_structure, self._state), scale)
         for cell, leaf in zip(self._state, flatten(state)[0], strict=True):
             cell.assign(leaf)
-
-
-class _Step(NamedTuple):
-    """A step for batches of some types: as a program, who takes it, and what it tells of itself."""
-
-    program: Program
-    stepper: Stepper
-    columns: dict[int, list[Column]]
-
-
-def _cell(leaf: Any, name: str) -> Buffer:
-    cell = Buffer(leaf)
-    cell.name = name
-    return cell
-
-
-def _paths(tree: Any, prefix: str = "") -> list[str]:
-    """Dotted paths of the leaves of nested dicts and lists, in the order of `flatten`."""
-    if isinstance(tree, dict):
-        return [path for key, value in tree.items() for path in _paths(value, f"{prefix}{key}.")]
-    if isinstance(tree, list | tuple):
-        return [path for k, value in enumerate(tree) for path in _paths(value, f"{prefix}{k}.")]
-    return [] if tree is None else [prefix.rstrip(".")]

@@ -243,7 +243,7 @@ class _Noting:
         self._put(detail, noted, self._train.load(row, INDEX))
 
     def _put(self, detail: int, noted: Value, row: Index) -> None:
-        """Copy what is noted to a row, as float64. A table says where it lies: code for each would be long."""
+        """Copy what is noted to a row, as float64. Tables say where it lies: code for each would be long."""
         train, at = self._train, 0
         array = train.load(train.at(noted, detail, POINTER), POINTER)
         target = train.at(array, train.mul(row, self._training.widths[detail]), "double")
