@@ -159,7 +159,7 @@ def test_every_box_is_in_one_row(kinds: list[str], most: int) -> None:
 def test_shares_of_repeats_are_told_from_least_to_most() -> None:
     flow = dataflow.of_loss(residual(40))
     row = next(row for row in dataflow.table(flow)[1] if row[0].startswith("1…40 "))
-    assert re.search(r"0 \(\d+%–\d+% back\), 1…40.branch", row[6])
+    assert re.search(r"0 \(\d+% to \d+% back\), 1…40.branch", row[6])
 
 
 # -- how it is drawn -----------------------------------------------------------------------------------------

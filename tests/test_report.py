@@ -1,6 +1,7 @@
 """The report: what it says, that nothing in the data can break it, and that it needs nothing but itself."""
 
 import re
+import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -324,6 +325,17 @@ def test_it_says_which_layers_kill_a_gradient(vanished: cr.Run, tmp_path: Path) 
     assert f"The activations make {taken:.1f} of these decades" in read.text
     assert "the Sigmoid in layers 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 0." in read.text
     assert "The likeliest cause: " in read.text
+
+
+def test_the_example_says_what_the_howto_quotes(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    example = runpy.run_path(str(root / "examples" / "vanishing_sigmoid.py"))
+    _, read = reported(example["train"](), tmp_path)
+    howto = (root / "docs" / "howto.md").read_text(encoding="utf-8")
+    section = howto.partition("## See why a network does not learn")[2].partition("\n## ")[0]
+    quoted = " ".join(line.lstrip("> ") for line in section.splitlines() if line.startswith(">"))
+    for sentence in quoted.split("  "):
+        assert " ".join(sentence.split()) in read.text
 
 
 def test_the_constant_answer_is_that_of_counting(vanished: cr.Run) -> None:

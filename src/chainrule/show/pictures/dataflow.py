@@ -312,8 +312,8 @@ def _shares(way: Way) -> str:
     """The share that comes back over an arrow, from the least to the most where it stands for several."""
     if not way.shares or not all(map(math.isfinite, way.shares)):
         return ""
-    ends = dict.fromkeys(percent(each) for each in (min(way.shares), max(way.shares)))
-    return "–".join(ends)
+    ends = dict.fromkeys(percent(each).replace("-", "−") for each in (min(way.shares), max(way.shares)))
+    return " to ".join(ends)
 
 
 def _cut(text: str, most: int) -> str:
