@@ -1,6 +1,6 @@
 """A network that does not learn, and a report that shows which layers are to blame.
 
-Eleven layers with a sigmoid behind each but the last, on scikit-learn's handwritten digits, as in many a first
+Eleven layers with a sigmoid behind each but the last, on handwritten digits, as in many a first
 attempt. Every sigmoid passes a quarter of the derivative on at best, so that next to nothing of it arrives at
 the first layers.
 
