@@ -18,6 +18,7 @@ from typing import Any
 from chainrule.graph import Graph, Node
 from chainrule.nest import Nest, multiplied, nest_of
 from chainrule.primitive import Primitive
+from chainrule.schedule.details import by_detail, users_of
 from chainrule.schedule.joining import Group, Joining, reduced_axes
 from chainrule.schedule.keeping import REDUCTIONS, keeping
 from chainrule.schedule.views import (
@@ -74,7 +75,7 @@ class Grouping:
         self.waiting: dict[Node, int] = {}  # → index of the last group it needs, -1 for none
         self._chain: dict[Node, int] = {}  # what waits → how many wait for each other, up to it
         self.readers: dict[Node, list[Group]] = {}
-        parts = _by_detail(graph, details)
+        parts = by_detail(graph, details)
         self.graph = parts[0]
         self._every_user = users_of(graph)
         self.users = users_of(self.graph) if len(parts) > 1 else self._every_user
@@ -357,29 +358,6 @@ class Grouping:
 def _is_fused(node: Node) -> bool:
     """True for what kernels of others may compute: elementwise work and reductions."""
     return node.primitive is not None and (node.primitive.elementwise or node.name in REDUCTIONS)
-
-
-def users_of(graph: Graph) -> dict[Node, set[Node]]:
-    """For every node that is no view, who uses its value, directly or through views; outputs use too."""
-    users: dict[Node, set[Node]] = {node: set() for node in graph.nodes}
-    for node in graph.nodes:
-        if not is_view(node):
-            for operand in node.operands:
-                users[base_of(operand)].add(node)
-    for node in graph.outputs:
-        users[base_of(node)].add(node)
-    return users
-
-
-def _by_detail(graph: Graph, details: Sequence[int]) -> list[Graph]:
-    """The graph of the outputs of detail 0, of those up to 1, and so on."""
-    if not any(details):
-        return [graph]
-    pairs = list(zip(graph.outputs, details, strict=True))
-    return [
-        Graph(graph.inputs, tuple(node for node, each in pairs if each <= most))
-        for most in range(max(details) + 1)
-    ]
 
 
 def _inputs_first(graph: Graph) -> tuple[list[Node], set[Node]]:
