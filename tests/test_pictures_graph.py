@@ -126,6 +126,25 @@ def test_depth_makes_one_box_of_a_block() -> None:
     assert names(dataflow.of_loss(residual(2), depth=1)) == ["input", "0", "1", "2", "3", "targets", "loss"]
 
 
+class Wide(cr.nn.Module):
+    """Blocks that are all different, so that nothing folds."""
+
+    def __init__(self) -> None:
+        self.blocks = [cr.nn.Sequential(cr.nn.Linear(5 + k, 6 + k), cr.nn.Tanh()) for k in range(40)]
+
+    def forward(self, x: cr.Tensor) -> cr.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_what_does_not_fold_is_shown_block_by_block() -> None:
+    loss = cr.sum(Wide()(cr.asarray(INPUTS.astype(np.float32))))
+    assert names(dataflow.of_loss(loss))[1:3] == ["blocks.0.0", "blocks.0.1"]
+    assert names(dataflow.readable(loss))[1:3] == ["blocks.0", "blocks.1"]
+    assert names(dataflow.readable(plain(100))) == names(dataflow.of_loss(plain(100)))
+
+
 # -- folding -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("loss", "expected"), [(plain(200), 7), (residual(100), 8)], ids=["plain", "residual"]

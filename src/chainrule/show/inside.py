@@ -128,7 +128,7 @@ def _looks(past: Past, kinds: Mapping[str, str]) -> Iterator[Look]:
 def look(step: Replayed, kinds: Mapping[str, str], opened: bool = True) -> Look:
     """A step of a run; with its largest numbers opened, if asked for."""
     trees = tuple(_telling(step)) if opened else ()
-    return Look(step.step, ledger(step), dataflow.of_loss(step.loss, kinds), trees)
+    return Look(step.step, ledger(step), dataflow.readable(step.loss, kinds), trees)
 
 
 def _telling(step: Replayed) -> Iterator[Branch]:

@@ -7,7 +7,7 @@ error that comes back to it is, and what part of the whole gradient is that of i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from chainrule.show.figures import percent, printable
@@ -16,17 +16,28 @@ from chainrule.show.pictures import canvas
 from chainrule.show.pictures.canvas import Table, at, boxes, shortened, words
 from chainrule.show.pictures.flow import Arrow, Box, Dataflow, of_loss
 from chainrule.show.pictures.folding import Row, Way, arrows, label, rows
+from chainrule.tensor import Tensor
 
-__all__ = ["Arrow", "Box", "Dataflow", "of_loss", "svg", "table", "text"]
+__all__ = ["Arrow", "Box", "Dataflow", "of_loss", "readable", "svg", "table", "text"]
 
 _MOST = 28  # boxes that are shown without folding
-_MOST_ROWS = 90  # after folding; of more, the middle is left out
+_MOST_ROWS = 60  # after folding; a network of more is shown block by block
 _WIDTH = 760.0
 _BOX, _HEIGHT, _PITCH, _TOP = (104.0, 290.0), 30.0, 44.0, 72.0
 _LANE = 13.0  # between ways that pass beside one another
 _COLUMNS = (430.0, 552.0, 676.0)  # where activation, error and share begin
 _BAR = 84.0
 _WIDEST = 34  # characters of a name in the terminal
+
+
+def readable(loss: Tensor, kinds: Mapping[str, str] | None = None) -> Dataflow:
+    """The data flow behind a loss; block by block, where there are too many layers that differ."""
+    flow = of_loss(loss, kinds)
+    depth = max(box.name.count(".") for box in flow.boxes)
+    while depth and len(rows(flow, _MOST)) > _MOST_ROWS:
+        flow = of_loss(loss, kinds, depth)
+        depth -= 1
+    return flow
 
 
 class _Picture(NamedTuple):

@@ -118,7 +118,7 @@ def dataflow(given: Given, step: int | None = None) -> Picture:
     >>> [row[0] for row in cr.show.dataflow(loss).table[1]]
     ['input', '0', '1', '2', 'targets', 'loss']
     """
-    return Picture(dataflow_form.of_loss(moment_of(given, step).loss), dataflow_form)
+    return Picture(dataflow_form.readable(moment_of(given, step).loss), dataflow_form)
 
 
 def strip(given: Telemetry | Mapping[int, Ledger]) -> Picture:
