@@ -12,7 +12,7 @@ from chainrule.graph import Graph
 from chainrule.nn import functional
 from chainrule.passes.cotangents import is_backward
 from chainrule.schedule import groups
-from chainrule.schedule.groups import users_of
+from chainrule.schedule.details import users_of
 from chainrule.schedule.interpret import interpret
 from chainrule.schedule.keeping import Keeping, _Network, keeping
 from chainrule.schedule.kernels import Special, expressions
