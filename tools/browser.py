@@ -80,6 +80,18 @@ def visit(page: Path, executable: str, scheme: str = "light", pictures: Path | N
     return Visit(tuple(messages), tuple(requests[1:]), tuple(told), overflow)
 
 
+def photograph(page: Path, picture: Path, first: str, last: str, scheme: str, executable: str) -> None:
+    """Photograph what stands between the top of one element and the end of another, named by selectors."""
+    with _browser(executable) as browser:
+        opened = browser.new_context(color_scheme=scheme, offline=True).new_page()
+        opened.set_viewport_size({"width": WIDE, "height": 900})
+        opened.goto(page.resolve().as_uri())
+        top, end = (opened.locator(each).first.bounding_box() for each in (first, last))
+        height = end["y"] + end["height"] - top["y"]
+        clip = {"x": 0, "y": top["y"], "width": WIDE, "height": height}
+        opened.screenshot(path=picture, full_page=True, clip=clip)
+
+
 def _photograph(opened: Any, pictures: Path | None, name: str) -> None:
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,21 @@
-"""Puts the real output of the demo, and pictures of its report, into README.md: `python -m tools.readme`.
+"""Puts the real output of the demo, and pictures of reports, into README.md: `python -m tools.readme`.
 
-The text stands between two marks. The pictures need Chromium, and are left as they are where it is not found.
+The text stands between two marks. The pictures are the top of the demo's report, and where the gradient goes
+in the example that does not learn. They need Chromium, and are left as they are where it is not found.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from tools import browser
 from tools.architecture import ROOT
 
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
 IMAGES = ROOT / "docs" / "images"
 COLUMNS = 92
-WINDOW = "1000,1660"  # to the end of the picture of predictions beside the truth
 
 
 def demo(folder: Path) -> str:
@@ -34,16 +34,18 @@ def with_output(page: str, printed: str) -> str:
     return f"{before}{BEGIN}\n```text\n$ make demo\n{printed}```\n{END}{after}"
 
 
-def photograph(report: Path, browser: str) -> None:
-    """The top of the report in light and in dark, as docs/images/report-*.png."""
+def example(folder: Path) -> Path:
+    """The report of the network that does not learn."""
+    report = folder / "example.html"
+    subprocess.run([sys.executable, ROOT / "examples" / "vanishing_sigmoid.py", report], check=True)
+    return report
+
+
+def photograph(report: Path, name: str, first: str, last: str, executable: str) -> None:
+    """A part of a report in light and in dark, as docs/images/NAME-*.png."""
     IMAGES.mkdir(exist_ok=True)
-    for scheme, number in (("light", 1), ("dark", 0)):
-        picture = IMAGES / f"report-{scheme}.png"
-        options = [f"--screenshot={picture}", f"--window-size={WINDOW}"]
-        options += [f"--blink-settings=preferredColorScheme={number}", "--headless", "--no-sandbox"]
-        subprocess.run(
-            [browser, *options, "--hide-scrollbars", report.as_uri()], check=True, stderr=subprocess.DEVNULL
-        )
+    for scheme in ("light", "dark"):
+        browser.photograph(report, IMAGES / f"{name}-{scheme}.png", first, last, scheme, executable)
 
 
 def main() -> int:
@@ -52,11 +54,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chainrule-readme-") as name:
         folder = Path(name)
         readme.write_text(with_output(readme.read_text(encoding="utf-8"), demo(folder)), encoding="utf-8")
-        browser = shutil.which("chromium") or shutil.which("google-chrome")
-        if browser is None:
-            print("no Chromium: the pictures are left as they are", file=sys.stderr)
+        executable = browser.chromium()
+        if executable is None:
+            print("no Chromium, or no extra `browser`: the pictures are left as they are", file=sys.stderr)
         else:
-            photograph(folder / "report.html", browser)
+            photograph(folder / "report.html", "report", "html", "#agreement figure", executable)
+            photograph(example(folder), "gradient", "#ledger", "#ledger figure", executable)
     return 0
 
 
