@@ -57,7 +57,7 @@ def _browser(executable: str) -> Iterator[Any]:
 
 
 def visit(page: Path, executable: str, scheme: str = "light", pictures: Path | None = None) -> Visit:
-    """Open a page wide and narrow, unfold everything, and examine it; JavaScript is off but for axe-core."""
+    """Open a page narrow and wide, unfold everything, and examine it."""
     from axe_playwright_python.sync_playwright import Axe
 
     with _browser(executable) as browser:
