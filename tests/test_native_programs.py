@@ -162,6 +162,19 @@ def test_the_command_prints_a_summary_and_a_verdict(tmp_path, capsys, monkeypatc
     assert "# seed " in capsys.readouterr().out
 
 
+def test_nothing_is_reduced_in_a_loop_over_nothing():
+    """The products are none, and share a loop with no reduction of what they read."""
+
+    def program(x, none):
+        return cr.vecdot(x, none), cr.max(x, axis=(0, 1)), cr.sum(x, axis=1)
+
+    x, none = np.arange(6, dtype=np.float32).reshape(3, 2), np.empty((0, 3, 2), np.float32)
+    products, largest, sums = cr.compile(program)(x, none)
+    assert products.shape == (0, 3)
+    assert largest.item() == 5
+    assert sums.tolist() == [1, 5, 9]
+
+
 # -- enclosures ----------------------------------------------------------------------------------------------
 def enclosed(function, *arrays):
     graph = trace_program(function, [type_of(each) for each in arrays]).graph
@@ -188,6 +201,15 @@ def test_three_factors_may_be_multiplied_in_any_order():
     assert not product(large, large, small).refuses(np.float32(np.inf)), "1e50 is beyond float32"
     assert not product(small, small, large).refuses(np.float32(0)), "and so is 1e-50"
     assert product(large, small, np.float32(1)).refuses(np.float32(0))
+
+
+def test_a_common_factor_that_is_infinite_may_be_taken_out():
+    """f·3 - f·2 is inf - inf, and f·(3 - 2) is inf, never a number."""
+    endless = np.array([np.inf])
+    found = enclosed(lambda f: f * 3.0 - f * 2.0, endless)
+    assert not any(found.refuses(np.array([each])) for each in (np.inf, -np.inf, np.nan))
+    assert found.refuses(np.array([1.0]))
+    assert enclosed(lambda f: f * 3.0 - 2.0, endless).refuses(np.array([np.nan]))
 
 
 def test_both_sides_of_a_jump_are_enclosed():

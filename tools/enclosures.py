@@ -243,7 +243,19 @@ def _function(node: Node, record: Primitive, operands: Sequence[Enclosure]) -> E
     found = _hull(node, corners, operands)
     for points in extra:  # NaN where there is none
         found = Enclosure(np.fmin(found.low, points), np.fmax(found.high, points), found.dtype)
-    return _forget_unless_certain(node, record, operands, found, corners[0], broken)
+    result = _forget_unless_certain(node, record, operands, found, corners[0], broken)
+    return _of_two_terms(result, operands) if record.name in ("add", "subtract") else result
+
+
+def _of_two_terms(found: Enclosure, terms: Sequence[Enclosure]) -> Enclosure:
+    """The sum of two terms, neither of them finite: f · a + f · b, NaN where one is inf and the other is not,
+    is f · (a + b) where the common factor is taken out, and that may be inf; but never finite.
+    """
+    neither: Any = np.True_
+    for each in terms:
+        neither = neither & ((each.certain & ~np.isfinite(each.low)) | each.beyond)
+    low, high = np.where(neither, np.inf, found.low), np.where(neither, -np.inf, found.high)
+    return Enclosure(low, high, found.dtype)
 
 
 def _forget_unless_certain(

@@ -206,6 +206,8 @@ class Joining:
             return False
         if any(extent != 1 and not along for along, extent in zip(axes, operand.shape, strict=True)):
             return False
+        if operand.size and 0 in self.extents:
+            return False  # a loop over nothing combines nothing
         over_axes = frozenset(a for axis in node.attributes["axis"] for a in axes[axis])
         if any(self.extents[axis] == 0 for axis in over_axes) and self.group.members:
             return False
