@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import chainrule as cr
 from chainrule import nn
 from chainrule.errors import GradientError
-from chainrule.insight.ledger import ACTIVATION, ALIGNMENT, BLOCK, ERROR, INPUT, USES, WEIGHT
+from chainrule.insight.ledger import ACTIVATION, ALIGNMENT, BLOCK, ERROR, INPUT, UNIT, USES, WEIGHT
 
 Array = np.ndarray[Any, Any]
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.LeakyReLU)
@@ -134,6 +134,30 @@ def test_the_terms_add_up_to_the_norm_of_the_gradient(case: str) -> None:
         assert entry.total() == pytest.approx(entry.log10_norm, abs=1e-12)
         for term in entry.terms:
             assert sum(each.share for each in term.shares) == pytest.approx(1, abs=1e-12) or not term.shares
+        for unit, own in zip(found.units(entry.name), parameter.grad.numpy(), strict=True):
+            norm = np.linalg.norm(own)
+            assert unit.log10_norm == pytest.approx(math.log10(norm) if norm else -math.inf, abs=1e-12)
+            assert unit.total() == pytest.approx(unit.log10_norm, abs=1e-12)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 4), nn.Conv1d(3, 4, 2)], ids=["linear", "convolution"])
+def test_a_unit_has_its_part_of_the_error(layer: nn.Module) -> None:
+    """Of a layer alone under the loss the error is known: 2 (outputs - targets) ÷ their number."""
+    layer.double()
+    inputs = numbers(5, 3) if isinstance(layer, nn.Linear) else numbers(5, 3, 6)
+    outputs = layer(cr.asarray(inputs))
+    targets = numbers(*outputs.shape, seed=1)
+    found = cr.ledger(nn.MSELoss()(outputs, targets))
+    error = 2 * (outputs.numpy() - targets) / targets.size
+    for name in ("weight", "bias"):
+        for k, unit in enumerate(found.units(name)):
+            (mine,) = (term for term in unit.terms if term.kind == UNIT)
+            assert unit.name == f"{name}[{k}]"
+            assert mine.decades == pytest.approx(decades(error[:, k]) - decades(error), abs=1e-12)
+            assert [term.kind for term in unit.terms[-3:]] == [UNIT, INPUT, ALIGNMENT]
+            assert unit.terms[-1].decades < 1e-12
+    with pytest.raises(KeyError, match="there is no parameter 'wight'"):
+        found.units("wight")
 
 
 def test_in_float32_too() -> None:

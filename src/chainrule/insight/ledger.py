@@ -21,19 +21,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from chainrule.graph import Node
+from chainrule.graph import Array, Node
 from chainrule.insight.adjoint import Adjoint, decades, flat, parameters_of
 from chainrule.insight.cause import Cause, causes_of
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.insight.moment import Given, moment_of
-from chainrule.insight.stages import is_product, made_of_parameters
+from chainrule.insight.stages import axis_of_units, is_product, made_of_parameters
 from chainrule.representation import html_of
 from chainrule.reverse import check_backward
 
 ERROR, WEIGHT, ACTIVATION, BLOCK = "error at the loss", "weight gain", "activation gain", "block gain"
-USES, INPUT, ALIGNMENT = "uses together", "input norm", "alignment"
+USES, UNIT, INPUT, ALIGNMENT = "uses together", "error of the unit", "input norm", "alignment"
 _DIRECTLY = "directly"  # the label of a branch on which nothing lies
-KINDS = (ERROR, WEIGHT, ACTIVATION, BLOCK, USES, INPUT, ALIGNMENT)
+KINDS = (ERROR, WEIGHT, ACTIVATION, BLOCK, USES, UNIT, INPUT, ALIGNMENT)
 """What a factor may be, from the loss to the weight."""
 
 
@@ -108,6 +108,23 @@ class Ledger:
     loss: float
     entries: tuple[Entry, ...]
     _causes: Callable[[], tuple[Cause, ...]] = field(default=tuple, repr=False, compare=False)
+    _units: Callable[[str], tuple[Entry, ...]] = field(default=lambda _: (), repr=False, compare=False)
+
+    def units(self, name: str) -> tuple[Entry, ...]:
+        """An entry for each unit of a parameter, "0.weight[3]" for the fourth: its first axis counts them.
+
+        What comes before a unit is common to all; its own are the share of the error that it gets, and how
+        well that is aligned with the input.
+
+        >>> import numpy as np, chainrule as cr
+        >>> layer = cr.nn.Linear(2, 3)
+        >>> _ = layer.load_state_dict({"weight": np.eye(3, 2, dtype=np.float32), "bias": np.float32([0, 0, -9])})
+        >>> found = cr.ledger(cr.sum(cr.nn.functional.relu(layer(np.ones((4, 2), np.float32)))))
+        >>> [unit.log10_norm for unit in found.units("weight")][2]  # no error passes the third ReLU
+        -inf
+        """
+        self[name]
+        return self._units(name)
 
     @cached_property
     def causes(self) -> tuple[Cause, ...]:
@@ -165,7 +182,8 @@ def ledger(loss: Given, step: int | None = None) -> Ledger:
     adjoint = Adjoint(node, list(leaves.values()))
     book = _Book(adjoint)
     entries = tuple(book.entry(name, leaf) for name, leaf in leaves.items())
-    return Ledger(float(node.value), entries, partial(causes_of, adjoint, moment.step))
+    causes = partial(causes_of, adjoint, moment.step)
+    return Ledger(float(node.value), entries, causes, lambda name: book.units(name, leaves[name]))
 
 
 class _Book:
@@ -184,13 +202,48 @@ class _Book:
             return Entry(name, leaf.shape, 0.0, ())
         if leaf not in self._gates:
             return Entry(name, leaf.shape, -math.inf, (Term("no derivative flows to it", -math.inf, ERROR),))
+        common, entrance = self._way(leaf)
+        return Entry(name, leaf.shape, self._decades[leaf], (*common, *self._local(leaf, entrance)))
+
+    def units(self, name: str, leaf: Node) -> tuple[Entry, ...]:
+        """An entry for each place on the first axis of a parameter."""
+        if leaf not in self._gates or not leaf.ndim:
+            return ()
+        common, entrance = self._way(leaf)
+        ((gradient,), (error,)) = (self._adjoint.cotangents[each] for each in (leaf, entrance))
+        axis = None if len(self._adjoint.uses[leaf]) > 1 else axis_of_units(leaf, entrance)
+        entries = []
+        for k, own in enumerate(gradient):
+            norm = decades((own,))
+            terms = self._of_unit(leaf, entrance, k, norm, None if axis is None else np.take(error, k, axis))
+            entries.append(Entry(f"{name}[{k}]", own.shape, norm, (*common, *terms)))
+        return tuple(entries)
+
+    def _of_unit(
+        self, leaf: Node, entrance: Node, k: int, norm: float, error: Array | None
+    ) -> Iterator[Term]:
+        """From the error where a parameter meets the data to the gradient of one unit."""
+        common, place, layer = list(self._local(leaf, entrance)), place_of(entrance), entrance.layer
+        before = self._decades[entrance]
+        if len(common) == 1:  # several uses
+            yield Term(common[0].label, _factor(norm, before), USES, layer)
+        elif error is None:
+            yield Term(f"{place} {UNIT} {k}", _factor(norm, before), UNIT, layer)
+        else:
+            incoming, alignment = common
+            mine = decades((error,))
+            yield Term(f"{place} {UNIT} {k}", _factor(mine, before), UNIT, layer)
+            yield incoming
+            yield Term(alignment.label, _factor(norm, mine) - incoming.decades, ALIGNMENT, layer)
+
+    def _way(self, leaf: Node) -> tuple[tuple[Term, ...], Node]:
+        """The terms from the loss to where a parameter meets the data; and that node."""
         way = [leaf]
         while way[-1] in self._gates:
             way.append(self._gates[way[-1]])
         entrance = next((k for k, node in enumerate(way) if node not in self._of_parameters), 1)
         steps = [self._step(node) for node in reversed(way[entrance:-1])]
-        terms = (*_merged(_from_the_loss(steps)), *self._local(leaf, way[entrance]))
-        return Entry(name, leaf.shape, self._decades[leaf], terms)
+        return tuple(_merged(_from_the_loss(steps))), way[entrance]
 
     def _step(self, inner: Node) -> Term:
         """What becomes of the error between a node's gate and the node: the same on all ways through both."""

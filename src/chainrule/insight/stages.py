@@ -215,3 +215,43 @@ def _summed(product: Node) -> float:
     assert product.primitive is not None
     nest = nest_of(product.primitive, *(each.type for each in product.operands), **product.attributes)
     return math.prod(nest.extents) / max(1, product.size) if nest else 1.0
+
+
+# -- units ---------------------------------------------------------------------------------------------------
+def axis_of_units(leaf: Node, entrance: Node) -> int | None:
+    """Along which axis of the node where a parameter meets the data the places of its first axis lie.
+
+    None where they do not lie along one: the parameter was reshaped before, say.
+    """
+    assert entrance.primitive is not None
+    for number, operand in enumerate(entrance.operands):
+        position = _first_axis(operand, leaf)
+        if position is None:
+            continue
+        if entrance.primitive.elementwise:
+            axis = entrance.ndim - operand.ndim + position
+            return axis if entrance.shape[axis] == operand.shape[position] else None
+        types = [each.type for each in entrance.operands]
+        nest = nest_of(entrance.primitive, *types, **entrance.attributes)
+        reads = [] if nest is None else [read for read in nest.reads if read.operand == number]
+        moving = [read.index[position].terms for read in reads]
+        if nest is not None and len(moving) == 1 and len(moving[0]) == 1 and moving[0][0][0] in nest.output:
+            return nest.output.index(moving[0][0][0])
+    return None
+
+
+def _first_axis(node: Node, leaf: Node) -> int | None:
+    """Where the first axis of `leaf` is in a node that is it, or shows it with its axes in another order."""
+    if node is leaf:
+        return 0
+    if node.primitive is None or node.name not in ("permute_dims", "identity", "reshape"):
+        return None
+    operand = node.operands[0]
+    inner = _first_axis(operand, leaf)
+    if inner is None or node.name == "identity":
+        return inner
+    if node.name == "permute_dims":
+        return int(node.attributes["axes"].index(inner))
+    before, after = ([k for k, n in enumerate(each.shape) if n != 1] for each in (operand, node))
+    same = inner in before and [operand.shape[k] for k in before] == [node.shape[k] for k in after]
+    return after[before.index(inner)] if same else None
