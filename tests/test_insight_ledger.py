@@ -250,6 +250,17 @@ def test_tiny_and_huge_gradients_have_decades_too() -> None:
 
 
 # -- as text, and what cannot be -----------------------------------------------------------------------------
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_undefined() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1))
+    with np.errstate(all="ignore"):
+        model[2].weight.assign(np.full((1, 3), np.inf, np.float32))
+        loss = nn.MSELoss()(model(cr.asarray(numbers(4, 3).astype(np.float32))), np.zeros((4, 1), np.float32))
+    found = cr.ledger(loss)
+    assert math.isnan(found["0.weight"].log10_norm)
+    assert "undefined" in str(found["0.weight"])
+
+
 def test_as_text() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 1))
     for parameter in model.parameters():

@@ -179,9 +179,10 @@ def ledger(loss: Given, step: int | None = None) -> Ledger:
     node = moment.loss.node
     check_backward(node, seeded=False)
     leaves = parameters_of(node)
-    adjoint = Adjoint(node, list(leaves.values()))
-    book = _Book(adjoint)
-    entries = tuple(book.entry(name, leaf) for name, leaf in leaves.items())
+    with np.errstate(all="ignore"):  # what is not finite is told as undefined
+        adjoint = Adjoint(node, list(leaves.values()))
+        book = _Book(adjoint)
+        entries = tuple(book.entry(name, leaf) for name, leaf in leaves.items())
     causes = partial(causes_of, adjoint, moment.step)
     return Ledger(float(node.value), entries, causes, lambda name: book.units(name, leaves[name]))
 

@@ -131,7 +131,7 @@ def _fewer(histograms: Histograms, columns: int) -> tuple[tuple[int, ...], Array
 
 def _levels(shares: Array, most: float) -> Array:
     """What is there at all has a colour; roots, as for the area of a mark."""
-    return np.ceil(np.sqrt(shares / most) * _LEVELS - 1e-9).astype(int)
+    return np.ceil(np.sqrt(np.nan_to_num(shares) / most) * _LEVELS - 1e-9).astype(int)
 
 
 def _paints(colour: str = canvas.ACCENT) -> dict[int, Paint]:
