@@ -118,7 +118,8 @@ class Ledger:
 
         >>> import numpy as np, chainrule as cr
         >>> layer = cr.nn.Linear(2, 3)
-        >>> _ = layer.load_state_dict({"weight": np.eye(3, 2, dtype=np.float32), "bias": np.float32([0, 0, -9])})
+        >>> layer.weight.assign(np.eye(3, 2, dtype=np.float32))
+        >>> layer.bias.assign(np.float32([0, 0, -9]))
         >>> found = cr.ledger(cr.sum(cr.nn.functional.relu(layer(np.ones((4, 2), np.float32)))))
         >>> [unit.log10_norm for unit in found.units("weight")][2]  # no error passes the third ReLU
         -inf
