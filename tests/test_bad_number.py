@@ -157,6 +157,7 @@ def test_what_was_given() -> None:
     found = cr.first_bad_number(cr.sum(cr.tanh(parameter([0.5, np.nan, 1.0]))))
     assert found is not None
     assert (found.way, found.of, found.place, found.reads) == ("given", "weight", (1,), ())
+    assert str(found).startswith("NaN was given")
     data = X.copy()
     data[17, 2] = np.nan
     found = cr.first_bad_number(cr.mean(perceptron()(cr.asarray(data))))

@@ -65,6 +65,11 @@ def test_the_output_of_a_layer(run: Path, why: Why) -> None:
     assert str(cr.explain(replay(run), "layers.2", (7, 1), of="gradient")) in told
 
 
+def test_names_are_those_of_the_library(why: Why) -> None:
+    assert why("loss", "--depth", "0")[1].count("\nloss = ") == 1
+    assert why("layers.0.weight[-1, -2]")[1] == why("layers.0.weight[4,1]")[1]
+
+
 def test_a_parameter_and_all_of_them(run: Path, why: Why) -> None:
     found = cr.ledger(run, step=0)
     assert str(found["layers.2.weight"]) in why("layers.2.weight", "--step", "0")[1]
@@ -90,12 +95,15 @@ def test_json_is_the_same(run: Path, why: Why) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["layers.0.weigth[3,1]"], "nothing called 'layers.0.weigth'; there is layers.0.weight,"),
-        (["layer.0.weight"], "no parameter called 'layer.0.weight'; there is layers.0.weight,"),
-        (["layers.0.weight[3]"], "layers.0.weight has no element [3]: its last one is layers.0.weight[4,2]"),
-        (["layers.0.weight[5,0]"], "no element [5, 0]"),
-        (["layers.0.weight[3,-1]"], 'write it as "layers.0.weight[3,5]", from 0 on'),
-        (["layers[0].weight"], "is no number of a network"),
+        (["layers.0.weigth[3,1]"], "nothing called 'layers.0.weigth', but on layers.0.weight,"),
+        (["layer.0.weight"], "nothing called 'layer.0.weight', but on layers.0.weight,"),
+        (
+            ["layers.0.weight[3]"],
+            "layers.0.weight has shape (5, 3): (3,) is none of its elements; the last is (4, 2)",
+        ),
+        (["layers.0.weight[3,5"], "nothing called 'layers.0.weight[3,5', but on layers.0.weight,"),
+        (["layers[0].weight"], "nothing called 'layers[0].weight', but on layers.0.weight,"),
+        (["layers.2"], "layers.2 is no parameter: ask for one number of it, as in layers.2[14,3], its last"),
         (["--step", "99"], "there is no step 99: the run has steps 0 to"),
     ],
 )

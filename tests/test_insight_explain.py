@@ -237,6 +237,20 @@ def test_a_loop_opens_step_by_step() -> None:
         cr.explain(last, "cell@4")
 
 
+def test_a_layer_in_a_loop_means_what_it_computed_last() -> None:
+    """Not the transpose of its weight, which is made once, before the loop."""
+    model = nn.Sequential(nn.Linear(2, 2)).double()
+    inputs = cr.asarray(numbers(3, 1, 2))
+    last, _ = cr.scan(lambda h, x: (model(h + x), None), np.zeros((1, 2)), inputs)
+    found = cr.explain(cr.sum(last), "0", (0, 1))
+    assert found.value == last.numpy()[0, 1]
+    assert str(found) == str(cr.explain(cr.sum(last), "0@2", (0, 1))).replace("0@2[0, 1] =", "0[0, 1] =")
+    with pytest.raises(KeyError, match=r"nothing called '0', but on 0\.weight, 0\.bias"):
+        cr.sensitivity(cr.sum(last), "0", (0, 1))
+    (stage,) = cr.sensitivity(cr.sum(last), "0.weight", (0, 1)).stages
+    assert stage.layer.startswith("scan ")
+
+
 def test_a_layer_that_is_called_twice_has_two_values() -> None:
     layer = nn.Linear(2, 2).double()
 
@@ -254,6 +268,8 @@ def test_a_layer_that_is_called_twice_has_two_values() -> None:
     first, second = layer(x), layer(cr.tanh(layer(x)))
     assert cr.explain(loss, "layer#1", (0, 1)).value == first.numpy()[0, 1]
     assert cr.explain(loss, "layer#2", (0, 1)).value == second.numpy()[0, 1]
+    labels = {part.label for part in cr.explain(loss, "layer#1", (0, 1)).children}
+    assert labels == {"input[0, 0] × layer.weight[1, 0]", "input[0, 1] × layer.weight[1, 1]", "layer.bias[1]"}
     with pytest.raises(KeyError, match=r"called 'layer#3'.*, but layer#1, layer#2"):
         cr.explain(loss, "layer#3", (0, 1))
 
@@ -373,14 +389,64 @@ def test_an_error_is_the_gradient_of_an_activation() -> None:
     assert cr.explain(loss, "0.weight", (1, 1), of="activation").value == model[0].weight.numpy()[1, 1]
 
 
+# -- how it reads --------------------------------------------------------------------------------------------
+def test_an_index_may_count_from_the_end_be_an_array_or_stand_in_the_name() -> None:
+    loss, _ = loss_of(perceptron(1, 3, nn.ReLU), 2, 3)
+    found = cr.explain(loss, "0.weight", (1, 2))
+    assert found.label == "0.weight[1, 2]"
+    for name, index in [("0.weight", (-2, -1)), ("0.weight", np.array([1, 2])), (found.label, ())]:
+        assert str(cr.explain(loss, name, index)) == str(found)
+    assert str(cr.explain(loss, "0[1,-1]")) == str(cr.explain(loss, "0", (1, 2)))
+
+
+def test_zeros_have_no_sign_and_what_is_undefined_is_not_told() -> None:
+    dead = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+    dead[0].bias.assign(np.float32([-99]))
+    loss = cr.sum(cr.square(dead(numbers(3, 2).astype(np.float32))))
+    for text in (str(cr.explain(loss, "0.weight", (0, 1))), str(cr.explain(loss, "1", (0, 0)))):
+        assert "nan" not in text
+        assert "-0 " not in text
+    assert "the sum of 3 parts, " in str(cr.explain(loss, "0.weight", (0, 1)))
+
+
+def test_what_is_not_a_number_is_listed_first() -> None:
+    inputs = np.array([[1.0], [math.nan], [3.0]])
+    found = cr.explain(cr.sum(cr.square(inputs @ nn.Parameter(np.ones(1)))), "parameter 0", 0, most=1)
+    assert math.isnan(found.children[0].value)
+    assert found.children[0].label.startswith("matmul[1, 0] test_insight_explain.py:")
+    assert found.remainder.value == 20
+
+
+def test_what_is_looked_up_comes_from_the_table() -> None:
+    table = nn.Embedding(4, 2)
+    found = cr.explain(cr.sum(nn.Sequential(table)(np.array([3, 1]))), "0", (0, 1))
+    assert [(each.label, each.value) for each in found.children] == [("0.weight[3, 1]", found.value)]
+    assert found.children[0].open().children == ()
+
+
 # -- what cannot be ------------------------------------------------------------------------------------------
 def test_what_cannot_be_opened() -> None:
     loss, _ = loss_of(perceptron(1, 3, nn.ReLU), 2, 3)
     with pytest.raises(KeyError, match=r"nothing called '0\.wait', but on .*0\.weight"):
         cr.explain(loss, "0.wait", (0, 0))
-    for index in ((3, 0), (0,), (0, -1), ()):
-        with pytest.raises(IndexError, match="none of its elements"):
+    for index in ((3, 0), (0,), (0, -4), ()):
+        with pytest.raises(IndexError, match=r"none of its elements; the last is \(2, 2\)"):
             cr.explain(loss, "0.weight", index)
+    for wrong in ((1.0, 2), "1, 2", (slice(None), 2), None):
+        with pytest.raises(TypeError, match=r"no element of 0\.weight .*one whole number per axis.* 2"):
+            cr.explain(loss, "0.weight", wrong)  # type: ignore[arg-type]
+    for most in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"most={most}"):
+            cr.explain(loss, "0.weight", (0, 0), most=most)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"most={most}"):
+            cr.explain(loss, "0.weight", (0, 0)).children[0].open(most)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a ndarray is no name .*: give that of a parameter"):
+        cr.explain(loss, np.ones((2, 3)), (0, 0))  # type: ignore[arg-type]
+    for nothing in (None, 3.0, nn.Linear(2, 1)):
+        with pytest.raises(TypeError, match=r"this is a \w+ .*: what can be looked at is a loss"):
+            cr.explain(nothing, "0.weight", (0, 0))  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="nothing called 'w', nor on anything that has a name"):
+        cr.explain(cr.sum(cr.stop_gradient(cr.asarray(2.0)) * 3), "w")
     x = cr.asarray([1.5, 2.5])
     with pytest.raises(GradientError, match="scalar"):
         cr.explain(x * 2, x, 0)

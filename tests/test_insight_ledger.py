@@ -242,6 +242,28 @@ def test_a_dead_layer_is_a_zero_and_what_lies_behind_it_undefined() -> None:
     assert "undefined  0 alignment" in lines
 
 
+def test_no_error_at_all_is_a_zero_at_the_loss() -> None:
+    model = perceptron(1, 3, nn.Tanh).double()
+    inputs = numbers(2, 3)
+    found = cr.ledger(cr.mean(cr.square(model(inputs) - model(inputs).numpy())))
+    for entry in found.entries:
+        assert entry.terms[0][:2] == ("error at the loss", -math.inf)
+        assert entry.total() == entry.log10_norm == -math.inf
+    rows = str(found).splitlines()[2:]
+    assert all(row.split()[1] == "zero" and row.split()[-1] == "zero" for row in rows)
+    assert "nan" not in str(found)
+
+
+def test_of_many_branches_the_largest_are_told() -> None:
+    weight = nn.Parameter(np.ones(1))
+    parts = []
+    for k in range(7):
+        with cr.scope(f"branch{k}"):
+            parts.append(cr.sum(weight * float(2**k)))
+    told = str(cr.ledger(sum(parts[1:], parts[0])).entries[0])
+    assert "(50% over branch6, 25% over branch5, 13% over branch4, 6% over branch3, 6% over 3 others)" in told
+
+
 def test_tiny_and_huge_gradients_have_decades_too() -> None:
     weight = nn.Parameter(np.ones(3))
     for scale in (1e-200, 1e200):

@@ -191,6 +191,17 @@ def test_arrays_that_were_changed_after_training() -> None:
         replay(run, 4)
 
 
+def test_a_replayed_step_is_no_other(run: cr.Run) -> None:
+    taken = replay(run, 7)
+    assert cr.ledger(taken, step=7).loss == cr.ledger(taken).loss
+    with pytest.raises(ValueError, match=r"this is step 7 .*: for step 3, give the run"):
+        cr.ledger(taken, step=3)
+    for step in (1.5, "3"):
+        with pytest.raises(TypeError, match="a step is a whole number"):
+            replay(run, step)  # type: ignore[arg-type]
+    assert len(repr(taken)) < 1000
+
+
 def test_what_is_no_run() -> None:
     with pytest.raises(TypeError, match="not a list"):
         replay([1, 2])  # type: ignore[arg-type]

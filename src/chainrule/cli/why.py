@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +15,14 @@ from chainrule.errors import RunError
 from chainrule.insight.bad_number import BadNumber, first_bad_number
 from chainrule.insight.explain import Explanation, explain
 from chainrule.insight.ledger import Entry, Ledger, ledger
-from chainrule.insight.named import leaves_of, outputs_of
+from chainrule.insight.named import number_named, value_named
+from chainrule.insight.sensitivity import LOSS
+from chainrule.origin import at_user_line
 from chainrule.show.terminal import console
+from chainrule.tensor import Parameter
 from chainrule.train.past import Replayed
 from chainrule.train.replaying import replay
 
-_NUMBER = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<index>[\d\s,]*)\])?")
-_NEAR = 5  # names that are suggested
 Of = Literal["gradient", "activation"]
 
 
@@ -58,13 +57,11 @@ def why(
     folder = find_run(run, runs)
     replayed = replay(folder, step)
     bad = first_bad_number(replayed)
-    name, index = _asked(number, replayed)
     found: Ledger | Entry | list[Explanation]
-    if name and index is not None:
-        found = list(_opened(explain(replayed, name, index, most, of=of), depth, most))
-    else:
-        whole = ledger(replayed)
-        found = whole[name] if name else whole
+    try:
+        found = _found(replayed, number, of, depth, most)
+    except (KeyError, IndexError) as error:  # their messages are ours, but for the line of a program
+        raise RunError(error.args[0].replace(at_user_line(), "")) from None
     if json:
         head = {"run": str(folder), "step": replayed.step, "loss": replayed.loss.item()}
         write_json({**head, **_document(found), **({"bad_number": asdict(bad)} if bad else {})})
@@ -72,35 +69,21 @@ def why(
         _print(folder, replayed, found, bad)
 
 
-def _asked(number: str | None, replayed: Replayed) -> tuple[str, tuple[int, ...] | None]:
-    """The name and the index that are meant, both known to be there."""
+def _found(
+    replayed: Replayed, number: str | None, of: Of | None, depth: int, most: int
+) -> Ledger | Entry | list[Explanation]:
+    """What was asked for: all parameters, one, or one number, opened."""
     if number is None:
-        return "", None
-    read = _NUMBER.fullmatch(number.strip())
-    if read is None:
-        raise RunError(f'{number!r} is no number of a network: write it as "layers.0.weight[3,5]", from 0 on')
-    loss, name = replayed.loss.node, read["name"]
-    parameters = [path for path, _ in _parameters(replayed)]
-    known = {**outputs_of(loss), **leaves_of(loss)}
-    there: Iterable[str] = known if read["index"] is not None else parameters
-    if name not in there:
-        near = get_close_matches(name, there, _NEAR, 0.4) or list(there)[:_NEAR]
-        what = "nothing" if read["index"] is not None else "no parameter"
-        raise RunError(f"this network has {what} called {name!r}; there is {', '.join(near)}, for example")
-    if read["index"] is None:
-        return name, None
-    index = tuple(int(each) for each in re.findall(r"\d+", read["index"]))
-    shape = known[name].shape
-    if len(index) != len(shape) or any(k >= extent for k, extent in zip(index, shape, strict=True)):
-        last = ",".join(str(extent - 1) for extent in shape)
-        raise RunError(f"{name} has no element {list(index)}: its last one is {name}[{last}]")
-    return name, index
-
-
-def _parameters(replayed: Replayed) -> Iterator[tuple[str, Any]]:
-    for path, node in leaves_of(replayed.loss.node).items():
-        if f"model.{path}" in replayed.state:
-            yield path, node
+        return ledger(replayed)
+    name, index = number_named(number.strip())
+    if index is not None or number == LOSS:
+        first = explain(replayed, None if number == LOSS else name, index or (), most, of=of)
+        return list(_opened(first, depth, most))
+    value = value_named(replayed.loss.node, name)[1]
+    if not isinstance(value.cell, Parameter):
+        last = ",".join(str(extent - 1) for extent in value.shape)
+        raise RunError(f"{name} is no parameter: ask for one number of it, as in {name}[{last}], its last")
+    return ledger(replayed)[name]
 
 
 def _opened(first: Explanation, depth: int, most: int) -> Iterator[Explanation]:

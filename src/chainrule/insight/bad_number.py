@@ -96,7 +96,7 @@ class BadNumber:
             FORWARD: f"{self.operation}{where} made {self.made}",
             BACKWARD: f"the derivative of {self.operation}{where} made {self.made}",
             UPDATE: f"the update by {self.operation} made {self.made}",
-            GIVEN: f"{self.made} was given, no operation made it",
+            GIVEN: f"{self.made.replace('nan', 'NaN')} was given, no operation made it",
             ROUNDING: "compiled code met nan or inf, and the reference, which rounds otherwise, does not",
         }[self.way]
         return f"{what} for {self.row}" if self.row else what

@@ -7,11 +7,11 @@ from typing import Literal
 
 from chainrule.errors import DTypeError, GradientError
 from chainrule.graph import Node
-from chainrule.insight.explanation import Explanation, Part, Remainder, Step
+from chainrule.insight.explanation import Explanation, Part, Remainder, Step, checked
 from chainrule.insight.labels import Element, Labels, ends_of
 from chainrule.insight.making import Making
 from chainrule.insight.moment import Given, Moment, moment_of
-from chainrule.insight.named import leaves_of, place_in, value_named
+from chainrule.insight.named import NEAR, leaves_of, number_named, place_in, value_named
 from chainrule.insight.opening import Book, Number
 from chainrule.insight.rows import Rows
 from chainrule.insight.unrolled import Unrolled, unrolled
@@ -21,7 +21,6 @@ from chainrule.tensor import Tensor
 
 __all__ = ["Explanation", "Part", "Remainder", "Step", "explain"]
 GRADIENT, ACTIVATION = "gradient", "activation"
-_NEAR = 8  # names that are suggested
 
 
 def explain(
@@ -38,7 +37,8 @@ def explain(
     name   of what an element is opened: a parameter, "layers.0.weight"; an input, "input", "input 1"; a
            layer, "layers.0", which means its output ("cell@3" in step 3 of a loop, "layers.0#1" the first of
            several); or a Tensor from which the loss was computed. None means the loss itself
-    index  which element: one number per axis, counted from 0
+    index  which element: one number per axis, counted from 0, negative ones from the end; it may stand in
+           the name instead, "layers.0.weight[3, 5]"
     most   how many parts are listed; the others are one remainder
     step   the step of a run; None means the last
     of     "gradient", the derivative of the loss by the element: what is meant by a parameter or an input; or
@@ -61,7 +61,11 @@ def explain(
     >>> [(part.label, part.value) for part in cr.explain(loss, "score", 2).children]
     [('input[2, 0] × weight[0]', 20.0), ('input[2, 1] × weight[1]', 2.0)]
     """
+    most = checked(most)
     moment = moment_of(loss, step)
+    if isinstance(name, str) and isinstance(index, tuple) and not index:
+        name, inside = number_named(name)
+        index = inside or ()
     kind = of or _usual(moment.loss.node, name)
     if kind not in (GRADIENT, ACTIVATION):
         raise ValueError(f'of={of!r}{at_user_line()}: what can be opened is "gradient" or "activation"')
@@ -76,22 +80,24 @@ def _usual(loss: Node, name: str | Tensor | None) -> str:
     """What is meant by a name alone: the gradient of what was given or is learned, else the value."""
     if name is None or (isinstance(name, str) and _numbered(name)):
         return ACTIVATION
-    return GRADIENT if value_named(loss, name)[1].primitive is None else ACTIVATION
+    if isinstance(name, str) and name not in leaves_of(loss):
+        return ACTIVATION
+    return ACTIVATION if value_named(loss, name)[1].primitive else GRADIENT
 
 
 def _meant(loss: Node, name: str | Tensor | None, written: Unrolled) -> tuple[str, Node]:
     """What a name means, and what it is called: "cell@3" is what the layer computed in step 3 of a loop."""
     if name is None:
         return "loss", written.output
-    if isinstance(name, Tensor) or not _numbered(name):
-        label, node = value_named(loss, name)
+    if not isinstance(name, str) or not _numbered(name):
+        label, node = value_named(loss, name, written.output)
         return label, written.known.get(node, node)
     labels = _labels(Moment(Tensor(loss)), written)
     known = {labels.where(node): node for node in labels.ends}
     if name not in known:
         path = re.split("[@#]", name)[0]
         near = [each for each in known if re.split("[@#]", each)[0] == path] or list(known)
-        listed = ", ".join(near[:_NEAR]) or "there are no layers"
+        listed = ", ".join(near[:NEAR]) or "there are no layers"
         raise KeyError(f"no layer has a value called {name!r}{at_user_line()}, but {listed}")
     return name, known[name]
 
@@ -116,6 +122,6 @@ def _activation(moment: Moment, written: Unrolled, at: Element, label: str, most
 
 
 def _labels(moment: Moment, written: Unrolled) -> Labels:
-    leaves = {leaf: name for name, leaf in leaves_of(written.output).items()}
+    leaves = {leaf: name for name, leaf in leaves_of(moment.loss.node).items()}
     rows = Rows([written.output], moment.rows) if moment.rows else None
     return Labels(leaves, written.times, ends_of(written.output, written.times), rows)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrule.graph import Array
 from chainrule.insight.paths import Count
+from chainrule.origin import at_user_line
 from chainrule.representation import html_of
 
 
@@ -72,21 +73,20 @@ class Explanation:
 
     def head(self) -> str:
         """The number in a sentence."""
-        told = [f"{named(self.label, self.row)} = {self.value:.6g}"]
+        told = [f"{named(self.label, self.row)} = {self.value + 0.0:.6g}"]
         if self.count > 1:
-            told.append(
-                f"the sum of {self.count:,} parts; it is {self.cancellation:.0%} of the sum of their sizes"
-            )
+            left = f"; it is {self.cancellation:.0%} of the sum of their sizes"
+            told.append(f"the sum of {self.count:,} parts{left if math.isfinite(self.cancellation) else ''}")
         if self.paths is not None:
             told.append(f"{self.paths} to the loss")
         return ", ".join(told)
 
     def __str__(self) -> str:
-        rows = [f"    × {step.factor:<12.6g} {step.formula or step.label}" for step in self.steps]
-        rows += [f"{each.value:+14.6g} {shown(each.share)}  {each}" for each in self.children]
+        rows = [f"    × {step.factor + 0.0:<12.6g} {step.formula or step.label}" for step in self.steps]
+        rows += [f"{each.value + 0.0:+14.6g} {shown(each.share)}  {each}" for each in self.children]
         if self.remainder.count:
             share = shown(share_of(self.remainder.value, self.value))
-            rows.append(f"{self.remainder.value:+14.6g} {share}  remaining {self.remainder.count:,}")
+            rows.append(f"{self.remainder.value + 0.0:+14.6g} {share}  remaining {self.remainder.count:,}")
         return "\n".join([self.head(), *rows])
 
     def _repr_html_(self) -> str:
@@ -120,10 +120,17 @@ class Part:
         Of an activation, a part is a product: what opens is the value in it that was computed.
         """
         assert self._open is not None
-        return self._open(most)
+        return self._open(checked(most))
 
     def __str__(self) -> str:
-        return f"{named(self.label, self.row)}  (× {self.formula or f'{self.derivative:.4g}'})"
+        return f"{named(self.label, self.row)}  (× {self.formula or f'{self.derivative + 0.0:.4g}'})"
+
+
+def checked(most: Any) -> int:
+    """How many parts are to be listed: a whole number from 0 on."""
+    if not isinstance(most, int | np.integer) or most < 0:
+        raise ValueError(f"most={most!r}{at_user_line()}: parts to list are a whole number, from 0 on")
+    return int(most)
 
 
 def named(label: str, row: str) -> str:
@@ -142,8 +149,12 @@ def share_of(part: float, whole: float) -> float:
 
 
 def largest(parts: Array, most: int) -> tuple[Array, Remainder, float]:
-    """Where the largest parts are, the largest first; what the others come to; the sum of all sizes."""
-    order = np.argsort(-np.abs(parts), kind="stable")
+    """Where the largest parts are, the largest first; what the others come to; the sum of all sizes.
+
+    What is not a number counts as large: it makes the whole what it is.
+    """
+    sizes = np.where(np.isnan(parts), np.inf, np.abs(parts))
+    order = np.argsort(-sizes, kind="stable")
     listed, rest = order[:most], parts[order[most:]]
     return listed, Remainder(float(rest.sum()), len(rest)), float(np.abs(parts).sum())
 

@@ -5,7 +5,7 @@ From gate to gate the derivative of the loss changes by a factor, whatever lies 
 
 from __future__ import annotations
 
-from chainrule.graph import Node
+from chainrule.graph import ITEM, Node
 from chainrule.insight.adjoint import Adjoint
 
 
@@ -31,4 +31,5 @@ def gates_of(adjoint: Adjoint) -> dict[Node, Node]:
 def place_of(node: Node) -> str:
     """The layer a node belongs to, or else the operation and the user's line."""
     where = node.origins[0].where() if node.origins else ""
-    return node.layer or f"{node.name} {where}".strip()
+    made = node.operands[0] if node.name == ITEM else node
+    return node.layer or f"{made.name} {where}".strip()

@@ -48,6 +48,10 @@ class Labels:
     ends: Mapping[Node, int]
     rows: Rows | None = None
 
+    def within(self, node: Node) -> tuple[str, Times]:
+        """The layer of a node, and the steps of the loops around it."""
+        return node.layer, self.times.get(node, ())
+
     def where(self, node: Node) -> str:
         """The layer of a node, or else the operation and the user's line.
 
@@ -64,12 +68,12 @@ class Labels:
     def element(self, at: Element) -> str:
         """What an element is called; one of a constant that has no name is the number that it is."""
         node, place = at if at.node in self.ends else source(at)
-        inside = node.layer and node not in self.ends
-        computed = self.operation(node) if inside else self.where(node)
-        name = self.leaves.get(node, "") if node.primitive is None else computed
-        if not name:
-            return f"{at.value:.4g}"
-        return f"{name}{list(place)}" if place else name
+        index = list(place) if place else ""
+        if node.primitive is not None and (node not in self.ends or not node.layer):
+            operation, _, where = self.operation(node).partition(" ")
+            return f"{operation}{index} {where}".strip()
+        name = self.leaves.get(node, "") if node.primitive is None else self.where(node)
+        return f"{name}{index}" if name else f"{at.value:.4g}"
 
     def row(self, at: Element) -> str:
         """What the row of the batch is called that an element belongs to, "" where nobody knows."""

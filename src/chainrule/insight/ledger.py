@@ -33,6 +33,7 @@ from chainrule.reverse import check_backward
 ERROR, WEIGHT, ACTIVATION, BLOCK = "error at the loss", "weight gain", "activation gain", "block gain"
 USES, UNIT, INPUT, ALIGNMENT = "uses together", "error of the unit", "input norm", "alignment"
 _DIRECTLY = "directly"  # the label of a branch on which nothing lies
+_FEW = 4  # shares that are listed one by one
 KINDS = (ERROR, WEIGHT, ACTIVATION, BLOCK, USES, UNIT, INPUT, ALIGNMENT)
 """What a factor may be, from the loss to the weight."""
 
@@ -47,6 +48,11 @@ class Share(NamedTuple):
     label: str
     share: float
     decades: float
+
+    @property
+    def way(self) -> str:
+        """Over which branch, in words."""
+        return self.label if self.label == _DIRECTLY else f"over {self.label}"
 
 
 class _Pair(NamedTuple):
@@ -77,8 +83,9 @@ class Term(_Pair):
         return term
 
     def plus(self, decades: float) -> Term:
-        """The same factor, larger by so much."""
-        return Term(self.label, self.decades + decades, self.kind, self.layer, self.shares)
+        """The same factor, larger by so much; behind a zero it is zero, whatever is undefined there."""
+        total = -math.inf if -math.inf in (self.decades, decades) else self.decades + decades
+        return Term(self.label, total, self.kind, self.layer, self.shares)
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,8 @@ class Entry:
         return -math.inf if -math.inf in listed else math.fsum(listed)
 
     def __str__(self) -> str:
-        rows = [f"{_number(term.decades)}  {term.label}{_told(term.shares)}" for term in self.terms]
-        whole = f"{_number(self.log10_norm)}  log10 of the norm of the gradient of {self.name}"
+        rows = [f"{_number(term.decades):>9}  {term.label}{_told(term.shares)}" for term in self.terms]
+        whole = f"{_number(self.log10_norm):>9}  log10 of the norm of the gradient of {self.name}"
         return "\n".join([*rows, whole])
 
 
@@ -153,7 +160,7 @@ class Ledger:
         rows = [head]
         for entry in self.entries:
             totals = [(len(kind), entry.total(kind)) for kind in kinds] + [(13, entry.log10_norm)]
-            figures = [f"{round(total, 2) + 0.0:+{size}.2f}" for size, total in totals]
+            figures = [f"{_number(total, 2):>{size}}" for size, total in totals]
             rows.append("  ".join([f"{entry.name:{width}}", *figures]))
         return "\n".join([f"loss {self.loss:.6g}; all in decades, log10:", *rows])
 
@@ -331,11 +338,18 @@ def _factor(decades: float, before: float) -> float:
     return math.nan if math.isinf(before) else decades - before
 
 
-def _number(decades: float) -> str:
+def _number(decades: float, digits: int = 3) -> str:
     if math.isnan(decades):
         return "undefined"
-    return "     zero" if decades == -math.inf else f"{round(decades, 3) + 0.0:+9.3f}"
+    return "zero" if decades == -math.inf else f"{round(decades, digits) + 0.0:+.{digits}f}"
 
 
 def _told(shares: tuple[Share, ...]) -> str:
-    return f" ({', '.join(f'{share:.0%} over {label}' for label, share, _ in shares)})" if shares else ""
+    """What came over the branches, of many the largest shares; nothing where they are undefined."""
+    known = [each for each in shares if not math.isnan(each.share)]
+    listed = sorted(known, key=lambda each: -abs(each.share))[:_FEW] if len(known) > _FEW + 1 else known
+    told = [f"{each.share:.0%} {each.way}" for each in listed]
+    if len(listed) < len(known):
+        rest = math.fsum(each.share for each in known) - math.fsum(each.share for each in listed)
+        told.append(f"{rest:.0%} over {len(known) - len(listed)} others")
+    return f" ({', '.join(told)})" if told else ""

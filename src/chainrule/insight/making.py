@@ -54,7 +54,8 @@ class Making:
         """An element as the sum of its parts."""
         made = source(at)
         if made.node.primitive is None:
-            return self._explanation(made, label, (), [], most)
+            given = [_single(made.value, made)] if made != at else []
+            return self._explanation(made, label, (), given, most)
         terms = _terms(made)
         if terms is not None:
             return self._explanation(made, label, (), self._written_out(made.node, terms), most)
@@ -71,7 +72,7 @@ class Making:
         if len(term.factors) != 1 or len(term.values) != 1:
             return [term]
         at = source(term.elements(0)[0])
-        same = self.labels.where(at.node) == self.labels.where(node) or not at.node.layer
+        same = self.labels.within(at.node) == self.labels.within(node) or not at.node.layer
         inner = _terms(at) if same and at.node.primitive is not None and self._uses[at.node] == 1 else None
         if inner is None or not at.value:
             return [term]

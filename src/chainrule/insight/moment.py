@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TypeAlias, Union
 
 from chainrule import train
+from chainrule.origin import at_user_line
+from chainrule.run import RunFolder
 from chainrule.tensor import Tensor
 
-if TYPE_CHECKING:
-    from chainrule.run import RunFolder
-
-Given: TypeAlias = Union[Tensor, "train.Run", "train.Replayed", "RunFolder", str, Path]
+Given: TypeAlias = Union[Tensor, "train.Run", "train.Replayed", RunFolder, str, Path]
 """A loss, a run, the folder of a run, or a step that was replayed already."""
 
 
@@ -38,5 +37,17 @@ def moment_of(given: Given, step: int | None = None) -> Moment:
     """
     if isinstance(given, Tensor):
         return Moment(given, step)
-    replayed = given if isinstance(given, train.Replayed) else train.replay(given, step)
+    if isinstance(given, train.Replayed):
+        if step is not None and step != given.step:
+            raise ValueError(
+                f"this is step {given.step:,} of a run{at_user_line()}: for step {step:,}, give the run"
+            )
+        replayed = given
+    elif isinstance(given, train.Run | RunFolder | str | Path):
+        replayed = train.replay(given, step)
+    else:
+        raise TypeError(
+            f"this is a {type(given).__name__}{at_user_line()}: what can be looked at is a loss, a scalar "
+            "Tensor that was computed eagerly, or a run, or the folder of one"
+        )
     return Moment(replayed.loss, replayed.step, replayed.names)

@@ -120,7 +120,7 @@ class Number:
         if edge is None:
             between = sorted(self.book.frontier.between(self.node, node), key=lambda each: each.serial)
             formula = together(Element(self.node, self.place), [*between, node], derivative)
-            step: Step | None = Step(f"all of {labels.where(node)}", derivative, formula)
+            step: Step | None = Step(f"through {labels.where(node)}", derivative, formula)
         else:
             after = Element(node, place)
             formula = written(edge, place, derivative) or self._product(edge, after, derivative)

@@ -21,7 +21,8 @@ from chainrule.graph import Array, Node
 from chainrule.insight.forward import Value, evaluated, moved
 from chainrule.insight.gates import place_of
 from chainrule.insight.moment import Given, moment_of
-from chainrule.insight.named import Index, place_in, value_named
+from chainrule.insight.named import Index, number_named, place_in, value_named
+from chainrule.insight.spread import moves
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
 from chainrule.tensor import Tensor
@@ -221,6 +222,9 @@ def _chosen(
     """The loss, the number's label, the value that it is in, and where."""
     node = moment_of(loss, step).loss.node
     check_backward(node, seeded=False)
+    if isinstance(name, str) and isinstance(index, tuple) and not index:
+        name, inside = number_named(name)
+        index = inside or ()
     called, start = value_named(node, name)
     place = place_in(start, called, index)
     return node, f"{called}{list(place)}" if place else called, start, place
@@ -244,15 +248,16 @@ def _changed(start: Node, label: str, before: Any, delta: float | None, to: floa
 
 # -- stages --------------------------------------------------------------------------------------------------
 def _stages(reached: Iterable[Node], loss: Node) -> Iterator[tuple[str, Node]]:
-    """The last node of every layer that is reached, or of every line outside of layers; the loss is none.
+    """The last node of every layer that is reached, or of every line outside of layers.
 
-    A layer that is used several times is a stage each time.
+    A layer that is used several times is a stage each time. The loss is none, nor is what only lays numbers
+    out anew, such as the transpose of a weight before a loop.
     """
     count: dict[str, int] = {}
     _, *nodes = reached
     for _, run in groupby(nodes, _place):
-        last = list(run)[-1]
-        if last is not loss:
+        *_, last = passed = list(run)
+        if last is not loss and not all(map(moves, passed)):
             label = place_of(last)
             count[label] = count.get(label, 0) + 1
             yield label if count[label] == 1 else f"{label}, use {count[label]}", last

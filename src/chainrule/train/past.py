@@ -10,7 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from chainrule.errors import RunError
 from chainrule.graph import Node, reachable
 from chainrule.nn import Module
-from chainrule.origin import user_line
+from chainrule.origin import at_user_line, user_line
 from chainrule.tensor import Tensor, asarray
 from chainrule.train.feeding import batch_of, shuffled
 from chainrule.train.states import State, States
@@ -44,10 +44,10 @@ class Replayed:
 
     step: int
     loss: Tensor
-    batch: Data
+    batch: Data = field(repr=False)
     rows: Array
-    names: tuple[str, ...]
-    state: State
+    names: tuple[str, ...] = field(repr=False)
+    state: State = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class Past:
         return self._replayed
 
     def _counted(self, step: int | None) -> int:
+        if step is not None and not isinstance(step, int | np.integer):
+            raise TypeError(f"step={step!r}{at_user_line()}: a step is a whole number, counted from 0")
         at = self.steps - 1 if step is None else step + self.steps if step < 0 else step
         if not 0 <= at < self.steps:
             there = f"steps 0 to {self.steps - 1:,}" if self.steps else "none"

@@ -226,11 +226,11 @@ def _rows(branch: Branch, path: str) -> Iterator[tuple[str, ...]]:
 def _number(value: float, plus: bool = True) -> str:
     """Four digits, with a sign that can be seen.
 
-    >>> _number(0.00012345), _number(-2.0), _number(0.0), _number(3.0, plus=False), _number(math.nan)
+    >>> _number(0.00012345), _number(-2.0), _number(-0.0), _number(3.0, plus=False), _number(math.nan)
     ('+0.0001234', '−2', '0', '3', 'not a number')
     """
     if math.isnan(value):
         return "not a number"
     if math.isinf(value):
         return "+∞" if value > 0 else "−∞"
-    return f"{value:{'+' if plus and value else ''}.4g}".replace("-", "−")
+    return f"{value + 0.0:{'+' if plus and value else ''}.4g}".replace("-", "−")

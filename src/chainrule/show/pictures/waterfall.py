@@ -156,7 +156,7 @@ def _total(steps: Sequence[Step], kind: str) -> float:
 
 
 def _noted(step: Step) -> str:
-    parts = ", ".join(f"{percent(share)} over {label}" for label, share, _ in step.shares)
+    parts = ", ".join(f"{percent(each.share)} {each.way}" for each in step.shares)
     return f"{step.label}{f' ({parts})' if parts else ''}"
 
 
