@@ -2,15 +2,17 @@
 
     python -m benchmarks.causes                      the promise, on perceptrons; other networks beside it
     python -m benchmarks.causes --seeds development  the seeds on which the rule was made
+    python -m benchmarks.causes --seeds development --untold  the optimizer is not told: SGD is assumed
 
 A network is drawn with its data, and trained for 100 steps on all its rows at the best of some learning
 rates. It is healthy if it gets 20% below the loss of the best constant, and no choice in it costs what a
 harmful fault costs (see `drawn`). Then faults are planted in it, one at a time. One is harmful if the same
 100 steps gain less than 80% of what its twin without the fault gains. The ledger sees the first step only,
 and has named the fault if factor and layer are right. Healthy networks are looked at again after 200 steps.
+Of those, a second figure tells the ones that were no slower after a quarter of the steps either.
 
 The rule was made on the development seeds. The figures that are published come from the final seeds, on which
-nothing was tried before.
+nothing was tried before. They are used once for each version of the rule: who changes it takes new ones.
 """
 
 from __future__ import annotations
@@ -34,19 +36,26 @@ from benchmarks import causes_nets as nets
 from benchmarks.causes_nets import Array, Data, Design, Plant, Random
 from benchmarks.measure import ROOT
 from chainrule import nn
+from chainrule.insight.adjoint import Adjoint, parameters_of
+from chainrule.insight.cause import causes_of
 from tools.verdict import Verdict
 
 PUBLISHED = ROOT / "benchmarks" / "results" / "causes.json"
-SEEDS = {"development": 1_000, "final": 900_000}
-DESIGNS = {"mlp": 130, "cnn": 24, "residual": 24, "transformer": 24}
+SEEDS = {"development": 1_000, "final": 2_400_000}  # 900,000 was that of the first version of the rule
+DESIGNS = {"mlp": 270, "cnn": 24, "residual": 24, "transformer": 24}
 PROMISED = "mlp"
-NETWORKS = 4  # healthy networks of one design, which differ in initialisation, weights and data
+NETWORKS = 2  # healthy networks of one design, which differ in initialisation, weights and data
+PLANTED = {"mlp": 0.6}  # share of the faults that are planted: enough of them, in the time for it
 TRIES = 8  # to draw them, before another design is drawn
 STEPS, LONGER = 100, 200
 LEARNT, HARM = 0.2, 0.2
 HEALTHY, TRAINED = "healthy", "healthy, trained"
 FIRST, FIRST_TWO, NONE_FRESH, NONE_TRAINED = 0.95, 0.98, 0.98, 0.95
 LEAST_DESIGNS, LEAST_HARMFUL, LEAST_HEALTHY = 100, 1_000, 500
+
+
+Named = tuple[str, str, dict[str, float]]
+"""The factor and the layer of a cause, and its evidence."""
 
 
 class Unhealthy(Exception):
@@ -60,6 +69,7 @@ class Found:
     kind    of the fault; `HEALTHY` and `TRAINED` for none
     size    of the fault, for example the factor by which weights were multiplied
     harm    share of the twin's gain that the fault costs
+    early   share of what is gained in a quarter of the steps that choices in the healthy network cost
     place   at which the fault is named, counted from 1; 0 where it is not
     causes  what was named, and the evidence
     """
@@ -69,8 +79,9 @@ class Found:
     kind: str
     size: float
     harm: float
+    early: float
     place: int
-    causes: list[tuple[str, str, dict[str, float]]]
+    causes: list[Named]
 
 
 # -- networks that differ in one thing -----------------------------------------------------------------------
@@ -82,8 +93,8 @@ class Twins:
         self.design = design
         self.model = nets.built(design, activation)
         adam = design.optimizer == "adam"
-        optimizer = cr.optim.Adam(lr=1.0) if adam else cr.optim.SGD(lr=1.0, momentum=0.9)
-        self.trainer = cr.Trainer(self.model, self._loss, optimizer, batch_size=design.rows)
+        self.optimizer = cr.optim.Adam(lr=1.0) if adam else cr.optim.SGD(lr=1.0, momentum=0.9)
+        self.trainer = cr.Trainer(self.model, self._loss, self.optimizer, batch_size=design.rows)
         self._fresh = self.trainer.state()
 
     @property
@@ -111,11 +122,13 @@ class Twins:
         gain = (best_constant(data, rows) - found) / data.target_scale**2
         return gain if math.isfinite(gain) else -math.inf
 
-    def causes(self, data: Data, step: int) -> list[tuple[str, str, dict[str, float]]]:
-        """What the ledger of a step on all rows names."""
+    def causes(self, data: Data, step: int, told: bool) -> list[Named]:
+        """What is named at a step on all rows, where the optimizer is told and where it is not."""
         loss = nn.CrossEntropyLoss() if self.design.classes else nn.MSELoss()
         value = loss(self.model(cr.asarray(data.inputs)), cr.asarray(data.targets))
-        causes = cr.ledger(value if data.loss_scale == 1 else value * data.loss_scale, step=step).causes
+        node = (value if data.loss_scale == 1 else value * data.loss_scale).node
+        adjoint = Adjoint(node, list(parameters_of(node).values()))
+        causes = causes_of(adjoint, step, self.optimizer if told else None)
         return [(each.factor, each.layer, dict(each.evidence)) for each in causes]
 
     def _loss(self, outputs: Any, targets: Any, weights: Any) -> Any:
@@ -139,19 +152,23 @@ def best_constant(data: Data, rows: Array) -> float:
 # -- healthy ones --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Healthy:
-    """A network that learns, with its data and the learning rate that suits it."""
+    """A network that learns, with its data and the learning rate that suits it.
+
+    early  share of what a rival gains in a quarter of the steps that it lacks then
+    """
 
     design: Design
     data: Data
     weights: dict[str, Array]
     rate: float
+    early: float
 
 
 def drawn(twins: Twins, better: Twins | None, random: Random, rates: tuple[float, ...]) -> Healthy:
     """A network that learns, at the best of some rates.
 
-    After all steps and after a quarter of them it is as good, but for HARM, as with the recommended
-    initialisation, and as one with tanh for sigmoid: what is a fault when planted is one too when drawn.
+    After all steps it is as good, but for HARM, as with the recommended initialisation, and as one with tanh
+    for sigmoid: what is a fault when planted is one too when drawn.
     """
     design = replace(twins.design, initialisation=nets.initialisation(random))
     data = nets.data_of(design, random)
@@ -163,6 +180,7 @@ def drawn(twins: Twins, better: Twins | None, random: Random, rates: tuple[float
         raise Unhealthy
     rivals = [(better, "tanh")] if better else []
     rivals += [(twins, design.activation)] if design.initialisation != "recommended" else []
+    slower = 0.0
     for rival, activation in rivals:
         nets.initialise(
             rival.model, replace(design, initialisation="recommended", activation=activation), random
@@ -170,9 +188,11 @@ def drawn(twins: Twins, better: Twins | None, random: Random, rates: tuple[float
         fresh = rival.weights
         tried = [gained(rival, fresh, data, each) for each in nets.RATES[design.optimizer]]
         theirs = max(tried, key=lambda each: each[-1])
-        if any(mine < (1 - HARM) * other for mine, other in zip(gains[rate], theirs, strict=True)):
+        early, harm = (lost(*pair) for pair in zip(gains[rate], theirs, strict=True))
+        if harm > HARM:
             raise Unhealthy
-    return Healthy(design, data, weights, rate)
+        slower = max(slower, early)
+    return Healthy(design, data, weights, rate, slower)
 
 
 def gained(twins: Twins, weights: dict[str, Array], data: Data, rate: float) -> tuple[float, float]:
@@ -184,8 +204,13 @@ def gained(twins: Twins, weights: dict[str, Array], data: Data, rate: float) -> 
     return early, twins.gain(data, data.fair)
 
 
+def lost(gain: float, usual: float) -> float:
+    """The share of a usual gain that is lost; none where nothing is gained anyway."""
+    return 1 - gain / usual if usual > 0 else 0.0
+
+
 # -- diagnoses -----------------------------------------------------------------------------------------------
-def examined(seed: int, family: str) -> list[Found]:
+def examined(seed: int, family: str, told: bool = True) -> list[Found]:
     """The first healthy design that a seed gives: several networks of it, and faults in the first of them."""
     np.seterr(all="ignore")  # harmful faults overflow
     random = np.random.default_rng(seed)
@@ -201,42 +226,48 @@ def examined(seed: int, family: str) -> list[Found]:
             if not healthy:
                 break
             if len(healthy) == NETWORKS:
-                found = [each for one in healthy for each in of_healthy(seed, twins, one)]
-                return found + list(of_plants(seed, twins, healthy[0], random))
+                found = [each for one in healthy for each in of_healthy(seed, twins, one, told)]
+                return found + list(of_plants(seed, twins, healthy[0], random, told))
 
 
-def of_healthy(seed: int, twins: Twins, one: Healthy) -> Iterator[Found]:
+def of_healthy(seed: int, twins: Twins, one: Healthy, told: bool) -> Iterator[Found]:
     """What is named in a healthy network before training and, where it still is healthy, after."""
     data, rows = one.data, one.data.fair
     twins.restart(one.weights)
-    yield Found(seed, one.design, HEALTHY, 1.0, 0.0, 0, twins.causes(data, 0))
+    yield Found(seed, one.design, HEALTHY, 1.0, 0.0, one.early, 0, twins.causes(data, 0, told))
     twins.train(data, one.rate, STEPS)
     usual = twins.gain(data, rows)
     twins.train(data, one.rate, LONGER - STEPS)
-    harm = 1 - twins.gain(data, rows) / usual
+    harm = lost(twins.gain(data, rows), usual)
     if harm <= HARM:
-        yield Found(seed, one.design, TRAINED, 1.0, harm, 0, twins.causes(data, LONGER))
+        named = twins.causes(data, LONGER, told)
+        yield Found(seed, one.design, TRAINED, 1.0, harm, one.early, 0, named)
 
 
-def of_plants(seed: int, twins: Twins, one: Healthy, random: Random) -> Iterator[Found]:
+def of_plants(seed: int, twins: Twins, one: Healthy, random: Random, told: bool) -> Iterator[Found]:
     """What is named when faults are planted in a healthy network."""
-    for plant in nets.plants(one.design, twins.model, random):
+    design, share = one.design, PLANTED.get(one.design.family, 1.0)
+    twins.restart(one.weights)
+    twins.train(one.data, one.rate, STEPS)
+    learnt = twins.weights
+    for plant in nets.plants(design, twins.model, random):
+        if random.random() >= share:
+            continue
         planted = plant.data(one.data) if plant.data else one.data
-        rows = planted.fair
-        twins.restart(one.weights)
-        twins.train(one.data, one.rate, STEPS)
-        usual = twins.gain(one.data, rows)
+        twins.restart(learnt)
+        usual = twins.gain(one.data, planted.fair)
         other = Twins(twins.design, plant.activation) if plant.activation else twins
         other.restart(one.weights)
         if plant.change:
             plant.change(other.model)
-        causes = other.causes(planted, 0)
+        causes = other.causes(planted, 0, told)
         other.train(planted, one.rate, STEPS)
-        harm = 1 - other.gain(planted, rows) / usual
-        yield Found(seed, one.design, plant.kind, plant.size, harm, place_of(plant, causes), causes[:4])
+        harm = lost(other.gain(planted, planted.fair), usual)
+        place = place_of(plant, causes)
+        yield Found(seed, design, plant.kind, plant.size, harm, one.early, place, causes[:4])
 
 
-def place_of(plant: Plant, causes: list[tuple[str, str, dict[str, float]]]) -> int:
+def place_of(plant: Plant, causes: list[Named]) -> int:
     """At which place a fault is named, counted from 1; 0 where it is not."""
     named = (
         place
@@ -268,9 +299,12 @@ def figures(found: list[Found]) -> Figures:
     return Figures(len(found), len(places), first / count, (first + second) / count)
 
 
-def silent(found: list[Found], kind: str) -> tuple[int, float]:
-    """How many healthy networks were seen, and in what share of them nothing was named."""
-    named = [bool(each.causes) for each in found if each.kind == kind]
+def silent(found: list[Found], kind: str, slowest: float = math.inf) -> tuple[int, float]:
+    """How many healthy networks were seen, and in what share of them nothing was named.
+
+    slowest  share of what a rival gains in a quarter of the steps that one may lack then
+    """
+    named = [bool(each.causes) for each in found if each.kind == kind and each.early <= slowest]
     return len(named), named.count(False) / max(1, len(named))
 
 
@@ -300,8 +334,11 @@ def table(family: str, found: list[Found]) -> str:
     ]
     lines += [f"{kind:18} {row}" for kind, row in grouped(found).items()]
     for kind in (HEALTHY, TRAINED):
-        count, share = silent(found, kind)
-        lines.append(f"{kind:18} {count:6} {'':8} nothing named in {share:.1%}")
+        (count, share), (fewer, of_these) = silent(found, kind), silent(found, kind, HARM)
+        lines.append(
+            f"{kind:18} {count:6} {'':8} nothing named in {share:.1%}; "
+            f"in {of_these:.1%} of the {fewer} that are not slow at first either"
+        )
     return "\n".join(lines)
 
 
@@ -334,12 +371,28 @@ def published(seeds: str, found: dict[str, list[Found]]) -> dict[str, Any]:
         missed = [row for row in planted(each) if row.harm > HARM and row.place != 1]
         alarms = [row for row in each if row.kind in (HEALTHY, TRAINED) and row.causes]
         families[family] = {
+            "designs": len({row.seed for row in each}),
             "faults": {kind: asdict(row) for kind, row in grouped(each).items()},
             "nothing named": {kind: silent(each, kind) for kind in (HEALTHY, TRAINED)},
+            "nothing named, not slow at first": {
+                kind: silent(each, kind, HARM) for kind in (HEALTHY, TRAINED)
+            },
             "missed": [asdict(row) for row in missed],
             "alarms": [asdict(row) for row in alarms],
         }
-    return {"seeds": seeds, "steps": STEPS, "harm": HARM, "learnt": LEARNT, "families": families}
+    return {
+        "seeds": seeds, "first seed": SEEDS[seeds], "steps": STEPS, "harm": HARM, "learnt": LEARNT,
+        "families": families,
+    }  # fmt: skip
+
+
+def strict(found: Any) -> Any:
+    """As JSON has it: it knows no number that is not finite, so that is told in words."""
+    if isinstance(found, dict):
+        return {name: strict(each) for name, each in found.items()}
+    if isinstance(found, list | tuple):
+        return [strict(each) for each in found]
+    return str(found) if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def main() -> int:
@@ -349,11 +402,12 @@ def main() -> int:
     with ProcessPoolExecutor(options.processes) as pool:
         for family in options.families:
             seeds = range(SEEDS[options.seeds], SEEDS[options.seeds] + (options.designs or DESIGNS[family]))
-            rows = pool.map(examined, seeds, repeat(family))
+            rows = pool.map(examined, seeds, repeat(family), repeat(not options.untold))
             found[family] = [each for some in rows for each in some]
             print(table(family, found[family]), end="\n\n", flush=True)
-    if options.seeds == "final":
-        PUBLISHED.write_text(json.dumps(published(options.seeds, found), indent=1) + "\n", encoding="utf-8")
+    if options.seeds == "final" and not options.untold:
+        kept = json.dumps(strict(published(options.seeds, found)), indent=1, allow_nan=False)
+        PUBLISHED.write_text(kept + "\n", encoding="utf-8")
     return verdict(found.get(PROMISED, [])).announce()
 
 
@@ -364,6 +418,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seeds", choices=SEEDS, default="final", help="final: those of the published figures"
+    )
+    parser.add_argument(
+        "--untold", action="store_true", help="do not tell the optimizer; nothing is published"
     )
     parser.add_argument("--families", nargs="+", choices=DESIGNS, default=list(DESIGNS))
     parser.add_argument("--designs", type=int, help="designs of every family, if not as many as promised")

@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, Activation] = {
 SWAPPED: dict[str, Activation] = {"sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "tanh": nn.Tanh}
 GAINS = {"relu": math.sqrt(2), "leaky": math.sqrt(2), "gelu": 1.46, "tanh": 1.2, "sigmoid": 1.0}
 FAMILIES = ("mlp", "cnn", "residual", "transformer")
+MOST_PRODUCTS = 2**23  # of a pass: a network that is deep and wide has fewer rows, so that it takes seconds
 RATES = {"sgd": (0.1, 0.03, 0.01, 0.003), "adam": (0.01, 0.003, 0.001)}
 
 
@@ -123,13 +124,18 @@ def designed(random: Random, family: str = "mlp") -> Design:
     activation = str(random.choice(list(ACTIVATIONS)))
     deepest = {"mlp": 29, "cnn": 4, "residual": 8, "transformer": 3}[family]
     widest = {"mlp": 128, "cnn": 16, "residual": 64, "transformer": 32}[family]
+    depth = int(np.exp(random.uniform(0, math.log(deepest + 1))))
+    width = int(random.choice([each for each in (8, 16, 32, 64, 128) if each <= widest]))
+    features = int(random.choice([4, 8, 16, 32]))
+    classes = int(random.choice([0, 0, 2, 5]))
+    rows = int(random.choice([16, 32, 64, 128, 256]))
     return Design(
         family=family,
-        depth=int(np.exp(random.uniform(0, math.log(deepest + 1)))),
-        width=int(random.choice([each for each in (8, 16, 32, 64, 128) if each <= widest])),
-        features=int(random.choice([4, 8, 16, 32])),
-        classes=int(random.choice([0, 0, 2, 5])),
-        rows=int(random.choice([16, 32, 64, 128, 256])),
+        depth=depth,
+        width=width,
+        features=features,
+        classes=classes,
+        rows=max(16, min(rows, 2 ** int(math.log2(MOST_PRODUCTS / (depth * width**2))))),
         activation=activation,
         initialisation=initialisation(random),
         optimizer="sgd" if random.random() < 0.6 else "adam",

@@ -344,7 +344,7 @@ def test_the_promise_needs_all_its_figures() -> None:
     design = causes_nets.designed(np.random.default_rng(0))
 
     def found(kind: str, count: int, place: int = 0, *named: Any, harm: float = 1.0) -> list[causes.Found]:
-        return [causes.Found(k % 120, design, kind, 1.0, harm, place, list(named)) for k in range(count)]
+        return [causes.Found(k % 120, design, kind, 1.0, harm, 0.0, place, list(named)) for k in range(count)]
 
     healthy = found(causes.HEALTHY, 500) + found(causes.TRAINED, 500)
     alarm = ("weight", "0", {"scale": 1.0})

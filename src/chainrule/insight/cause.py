@@ -6,7 +6,8 @@ behind it. So everything is judged given what reaches it: a weight by the spread
 gets, a bias beside these sums. The cause is the first departure in causal order: what comes in, targets and
 loss, then all weights together, then layer by layer, and last all activations together.
 
-It locates and does not judge: whether a departure does harm is seen in the outcome. docs/design.md has the
+It locates and does not judge: whether a departure does harm is seen in the outcome. How far gradients may
+shrink before it does depends on the optimizer, since Adam divides them by their size. docs/design.md has the
 figures, and what cannot be decided from one step.
 """
 
@@ -21,8 +22,10 @@ import numpy as np
 
 from chainrule.graph import Array, Node
 from chainrule.insight.adjoint import Adjoint
-from chainrule.insight.departures import FAR, Departures, log10, rms, times
+from chainrule.insight.departures import FAR, Departures, departures_of, log10, rms, times
 from chainrule.insight.stages import Chain, Stage
+from chainrule.optim.base import Transform
+from chainrule.tensor import asarray
 
 
 class _Limits(NamedTuple):
@@ -42,12 +45,17 @@ class _Limits(NamedTuple):
     activations: float
 
 
-_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.7, 1.7), _Limits(1.0, 1.0, 3.0, 4.0, 4.0)
+_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.7, 1.8), _Limits(1.0, 1.0, 3.0, 4.0, 4.0)
+_FRESH_EVENED, _TRAINED_EVENED = (  # until gradients are as small as the 1e-8 that Adam adds to their size
+    _FRESH._replace(shrunk=8.0, activations=5.0),
+    _TRAINED._replace(shrunk=8.0, activations=8.0),
+)
 _STEADY = 0.2  # of one layer among all: less is within what recommended initialisations differ by
 _SAME_SIGN = 0.8  # share of the layers that must depart in one direction
 _LARGEST_SHARE = 0.6  # of one layer in what all depart by together: more, and that layer is the cause
 _LARGEST_ROW = 0.5  # decades by which the largest row of an input is longer than the middle one anyway
 _RANK = 0.6  # decades of stable rank that a fresh weight may lack
+_SMALL = 1e-3  # gradient, beside 1, at which an optimizer is tried
 _NOISE = 0.6  # decades of a weight by chance, times the root of its size
 
 
@@ -71,18 +79,34 @@ class Cause:
         return self.reason
 
 
-def causes_of(adjoint: Adjoint, step: int | None = None) -> tuple[Cause, ...]:
+def causes_of(
+    adjoint: Adjoint, step: int | None = None, optimizer: Transform | None = None
+) -> tuple[Cause, ...]:
     """All that departs, the likeliest cause first.
 
-    step  of the training: only at step 0 is a weight expected to be random, and only later to have drifted
+    step       of the training: only at step 0 is a weight expected to be random, only later to have drifted
+    optimizer  what makes steps of the gradients; SGD, for which their size matters most, if not given
     """
     chain = Chain(adjoint)
-    layers = [Departures(stage, chain) for stage in chain.stages]
-    return (*_inputs(chain), *_targets(chain), *_loss(chain), *_in_layers(layers, step))
+    layers = departures_of(chain)
+    evened = optimizer is not None and evens_out(optimizer)
+    return (*_inputs(chain), *_targets(chain), *_loss(chain), *_in_layers(layers, step, evened))
 
 
-def _in_layers(layers: list[Departures], step: int | None) -> Iterator[Cause]:
-    limits = _TRAINED if step else _FRESH
+def evens_out(optimizer: Transform) -> bool:
+    """Whether the steps of an optimizer are as large however small gradients are: it is tried with two."""
+    steps = []
+    weight = {"weight": asarray(np.zeros(1))}
+    for size in (1.0, _SMALL):
+        gradient = {"weight": asarray(np.full(1, size))}
+        updates, _ = optimizer.update(gradient, optimizer.init(weight), weight)
+        steps.append(float(np.abs(updates["weight"].numpy()).max()))
+    return steps[1] > math.sqrt(_SMALL) * steps[0]
+
+
+def _in_layers(layers: list[Departures], step: int | None, evened: bool) -> Iterator[Cause]:
+    fresh, trained = (_FRESH_EVENED, _TRAINED_EVENED) if evened else (_FRESH, _TRAINED)
+    limits = trained if step else fresh
     everywhere = _weights(layers, limits)
     yield from everywhere
     common = everywhere[0].evidence["median"] if everywhere else 0.0
@@ -90,7 +114,7 @@ def _in_layers(layers: list[Departures], step: int | None) -> Iterator[Cause]:
         yield from _weight(layer, limits, common, fresh=step == 0)
         if layer.bias > limits.one:
             yield Cause("bias", layer.stage.layer, layer.bias_told(), {"bias": layer.bias})
-        if _largest(layer.activation) > limits.one + layer.noise:
+        if _beyond(layer, limits):
             yield Cause("activation", layer.stage.responder, layer.activation_told(), layer.activation)
     yield from _activations(layers, limits)
 
@@ -186,6 +210,12 @@ def _weight(layer: Departures, limits: _Limits, common: float, fresh: bool) -> I
         yield Cause("weight", layer.stage.layer, told, {"scale": scale, "rank": rank})
 
 
+def _beyond(layer: Departures, limits: _Limits) -> bool:
+    """Whether a response departs by more than it may, and than it would by chance."""
+    noise = {"forward": layer.noise, "backward": layer.noise_back}
+    return any(abs(by) > limits.one + noise[way] for way, by in layer.activation.items())
+
+
 def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
     """All weights too large or too small, of which none needs to be so by much."""
     by_stage = {each.stage: each.weight for each in layers if each.stage.fan_in > 1}
@@ -193,10 +223,11 @@ def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
         return []
     departures = list(by_stage.values())
     total, median = _in_series(layers, by_stage), float(np.median(departures))
+    common = _in_series(layers, dict.fromkeys(by_stage, median))  # without what one layer adds
     passing = _in_series(layers, _gains(layers))
     if abs(passing) > abs(total):  # activations depart by more, and are told themselves
         passing = 0.0
-    far = total > limits.grown or total + passing < -limits.shrunk
+    far = common > limits.grown or common + passing < -limits.shrunk
     if (
         (far or abs(median) > limits.one)
         and abs(median) > _STEADY
@@ -212,8 +243,12 @@ def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
 
 
 def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
-    """All activations together change what comes back, by more than weights are expected to make up for."""
-    gains = _gains(layers)
+    """All activations together change what comes back, by more than weights are expected to make up for.
+
+    Where sums are so small that nothing is lost, weights that make up for a loss are none of their doing.
+    """
+    back = {each.stage: max(0.0, each.backward) for each in layers}
+    gains = {stage: min(gain, back[stage]) for stage, gain in _gains(layers).items()}
     total = _in_series(layers, gains)
     by_chance = 0.5 * math.hypot(*(each.noise for each in layers if each.stage in gains))
     if abs(total) > limits.activations + by_chance and _one_sided(list(gains.values())):

@@ -20,21 +20,26 @@ _NOISE = 1.5  # decades of a gain by chance, times the root of how many numbers 
 _ATTAINABLE = math.log10(2)  # gain of an activation: what loses more is not for weights to make up for
 _HIGHEST = math.log10(1.5)  # gain that an activation asks of weights
 _LINEAR, _NORMAL = 0.1, 1.0  # spreads at which the gain of an activation is taken
+_FEWEST = 10  # numbers of which a gain must be a mean: fewer are all zero by chance, one time in a thousand
 _ROWS, _POWERS = 256, 20  # rows that are compared with each other; rounds of the power method
 
 
 @dataclass(frozen=True)
 class Departures:
-    """The departures of one stage of a chain, in decades."""
+    """The departures of one stage of a chain, in decades.
+
+    before  those of the stages through which all that comes in has passed
+    """
 
     stage: Stage
     chain: Chain
+    before: tuple[Departures, ...] = ()
 
     @cached_property
     def gain(self) -> float:
         """The factor by which weights should make up for what the response loses."""
-        _, linear = self.stage.gains(_LINEAR)
-        forward, normal = self.stage.gains(_NORMAL)
+        _, linear = self.chain.gains(self.stage, _LINEAR)
+        forward, normal = self.chain.gains(self.stage, _NORMAL)
         back = -0.5 * (linear + normal)
         if not (math.isfinite(back) and math.isfinite(forward)) or abs(back) > _ATTAINABLE:
             return 1.0
@@ -66,15 +71,27 @@ class Departures:
 
     @cached_property
     def usual(self) -> float:
-        """The root mean square of the sums, were the weights as expected."""
-        return rms(self.stage.incoming.value) * self.expected * math.sqrt(max(self.stage.fan_in, 1.0))
+        """The root mean square of the sums, were the weights as expected, here and before.
+
+        Small weights before are departures of their own: without them, what comes in would be as the data.
+        """
+        incoming = rms(self.stage.incoming.value)
+        lost = max(-FAR, math.fsum(each.weight for each in self.before))
+        if lost < 0:
+            data = rms(self.before[0].stage.incoming.value)
+            incoming = max(incoming, min(incoming * 10**-lost, data))
+        return incoming * self.expected * math.sqrt(max(self.stage.fan_in, 1.0))
 
     @cached_property
     def bias(self) -> float:
-        """Decades by which the bias adds to the sums."""
+        """Decades by which the bias adds to the sums: those that come, and those that should come.
+
+        A trained bias often undoes what large weights make of a mean that comes in, and is as large as that.
+        """
         if self.stage.bias is None or not self.usual:
             return 0.0
-        return log10(math.hypot(1.0, rms(self.stage.bias.value) / self.usual))
+        sums = max(self.usual, rms(self.stage.product.value))
+        return log10(math.hypot(1.0, rms(self.stage.bias.value) / sums))
 
     @cached_property
     def activation(self) -> dict[str, float]:
@@ -98,11 +115,35 @@ class Departures:
         It is a mean over the numbers that differ from each other. In deep networks all rows become alike
         (Poole et al., 2016), and then only the units count.
         """
-        rows = self.stage.total.value.reshape(len(self.stage.total.value), -1)[:_ROWS].astype(np.float64)
+        units = self.stage.total.size / len(self.stage.total.value)
+        alike = float(self._alike.mean())
+        return _NOISE * math.sqrt(alike / units) if math.isfinite(alike) else 0.0
+
+    @cached_property
+    def noise_back(self) -> float:
+        """The same of the way back, where numbers count by their part of the error.
+
+        What a trained network still has wrong is a few rows. All units that these reach may be dead.
+        """
+        error = self.chain.error(self.stage.answer)
+        if error is None or len(error) < len(self._alike) or not (np.isfinite(error).all() and error.any()):
+            return self.noise
+        rows = (error / np.abs(error).max()).reshape(len(error), -1)[:_ROWS].astype(np.float64)
+        squares = np.square(rows)
+        by_row, by_unit = (squares.sum(axis=axis) / squares.sum() for axis in (1, 0))
+        share = float(by_row @ self._alike @ by_row) * float(np.square(by_unit).sum())
+        if not math.isfinite(share):
+            return self.noise
+        return max(self.noise, _NOISE * math.sqrt(share)) if share * _FEWEST <= 1 else FAR
+
+    @cached_property
+    def _alike(self) -> Array:
+        """How alike rows are: the squared cosine between the sums of each two."""
+        values = self.stage.total.value
+        rows = values.reshape(len(values), -1)[:_ROWS].astype(np.float64)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        pairs = (rows := rows / np.where(norms > 0, norms, 1.0)) @ rows.T
-        alike = float(np.square(pairs).mean())
-        return _NOISE * math.sqrt(alike / rows.shape[1]) if math.isfinite(alike) else 0.0
+        rows = rows / np.where(norms > 0, norms, 1.0)
+        return np.square(rows @ rows.T)
 
     @cached_property
     def backward(self) -> float:
@@ -143,6 +184,15 @@ class Departures:
             f"Given what reaches it, {self.stage.responder} passes on {on} what is usual of its sums, and "
             f"passes back {back} what is usual of the error."
         )
+
+
+def departures_of(chain: Chain) -> list[Departures]:
+    """The departures of all stages of a chain, in the order in which they were computed."""
+    found: list[Departures] = []
+    for stage in chain.stages:
+        before = tuple(each for each in found if stage in chain.in_series(each.stage))
+        found.append(Departures(stage, chain, before))
+    return found
 
 
 # -- numbers -------------------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ keys and values. Stages are found by what nodes compute, so any module, and none
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from chainrule.graph import Array, Node, reachable
+from chainrule.graph import Array, Graph, Node, format_attribute, reachable
 from chainrule.insight.adjoint import Adjoint, decades
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.nest import multiplies, nest_of
@@ -60,6 +61,18 @@ class Stage:
         """Path of the layer that responds: that of the stage, where the response has none of its own."""
         return next((node.layer for node in self.response if node.layer not in ("", self.layer)), self.layer)
 
+    @cached_property
+    def form(self) -> tuple[Hashable, ...]:
+        """What the response computes: equal for stages whose responses make the same of equal sums."""
+        place: dict[Node, int] = {self.total: 0}
+        found: list[Hashable] = [self.total.shape, self.total.dtype]
+        for node in self.response:
+            attributes = tuple((name, _comparable(each)) for name, each in node.attributes.items())
+            operands = tuple(place.get(each, _constant(each)) for each in node.operands)
+            found.append((node.name, operands, attributes))
+            place[node] = len(place)
+        return tuple(found)
+
     def gains(self, spread: float, error: Array | None = None) -> tuple[float, float]:
         """By how many decades the response changes norms, forward and backward, if normal numbers come in.
 
@@ -96,6 +109,8 @@ class Chain:
         self.adjoint = adjoint
         self.of_parameters = made_of_parameters(adjoint)
         self._gates = gates_of(adjoint)
+        self._gains: dict[Hashable, tuple[float, float]] = {}
+        self._series: dict[Stage, list[Stage]] = {}
         met = [(node, *pair) for node in self.nodes for pair in self._met(node)]
         onward = set(reachable(incoming for _, _, incoming in met))  # all that some stage takes in
         self.stages = [self._stage(*each, ends=each[0] not in onward) for each in met]
@@ -122,11 +137,20 @@ class Chain:
 
     def in_series(self, stage: Stage) -> list[Stage]:
         """A stage and those through which all that it makes has to pass: the gains of these multiply."""
-        node, passed = stage.product, {stage.product}
-        while (gate := self._gates.get(node)) is not None:
-            passed.add(gate)
-            node = gate
-        return [each for each in self.stages if each.product in passed]
+        if stage not in self._series:
+            node, passed = stage.product, {stage.product}
+            while (gate := self._gates.get(node)) is not None:
+                passed.add(gate)
+                node = gate
+            self._series[stage] = [each for each in self.stages if each.product in passed]
+        return self._series[stage]
+
+    def gains(self, stage: Stage, spread: float) -> tuple[float, float]:
+        """The gains of a stage for normal numbers; in a deep network most stages respond alike."""
+        key = (stage.form, spread)
+        if key not in self._gains:
+            self._gains[key] = stage.gains(spread)
+        return self._gains[key]
 
     def error(self, node: Node) -> Array | None:
         """The derivative of the loss by a node with one output."""
@@ -208,6 +232,17 @@ def _depends_only_on(node: Node, known: Container[Node]) -> bool:
     return isinstance(node.type, Type) and all(
         each in known or (each.primitive is None and each.cell is None) for each in node.operands
     )
+
+
+def _comparable(attribute: Any) -> Hashable:
+    """An attribute as text; a graph is like itself alone."""
+    return attribute if isinstance(attribute, Graph) else format_attribute(attribute)
+
+
+def _constant(node: Node) -> Hashable:
+    """A number as it is; whatever else a response takes in is like itself alone."""
+    is_number = node.primitive is None and node.cell is None and node.size == 1 and node.value is not None
+    return (node.shape, np.asarray(node.value).item()) if is_number else node
 
 
 def _summed(product: Node) -> float:
