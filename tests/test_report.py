@@ -16,6 +16,7 @@ import chainrule as cr
 from chainrule.data import Preprocessor, read_table
 from chainrule.recipe import Recipe
 from chainrule.show import charts, inside
+from chainrule.show.blame import verdict
 from chainrule.show.facts import Facts, of_folder, of_run
 from chainrule.show.figures import value
 from chainrule.show.html import element
@@ -327,6 +328,15 @@ def test_it_says_which_layers_kill_a_gradient(vanished: cr.Run, tmp_path: Path) 
     assert "The likeliest cause: " in read.text
 
 
+def test_a_little_better_than_the_same_answer_is_better(learned: cr.Run) -> None:
+    """Where there is much noise, no network comes far below it, and yet it ranks rows better than chance."""
+    history = [{"epoch": 1, "loss": 0.69}, {"epoch": 2, "loss": 0.64}]
+    result = {"metrics": {"validation": {"auroc": 0.7}}}
+    facts = replace(of_run(learned), history=history, result=result)
+    for loss, said in ((0.66, "It learned"), (0.643, "It did not learn: .* would come to 0.643")):
+        assert re.match(said, verdict(facts, Inside(constant=loss))[0])
+
+
 def test_the_example_says_what_the_howto_quotes(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     example = runpy.run_path(str(root / "examples" / "vanishing_sigmoid.py"))
@@ -386,8 +396,39 @@ def test_a_run_without_its_code_says_what_is_left_out(tmp_path: Path) -> None:
     path = cr.show.write_report(run.folder.path, tmp_path / "report.html")
     said = Parsed(path.read_text(encoding="utf-8")).text
     assert "The steps of this run are not opened here." in said
+    call = f'cr.show.write_report("{run.folder.path}", "report.html", model=..., data=(X, y))'
+    assert call in said
     assert "Layers over the steps" in said
     assert "Gradients, opened" not in said
+
+
+def test_a_run_with_its_code_is_opened_from_its_folder(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    data, model = (
+        (inputs, inputs[:, :1]),
+        cr.nn.Sequential(cr.nn.Linear(4, 3), cr.nn.Tanh(), cr.nn.Linear(3, 1)),
+    )
+    run = cr.fit(model, data, loss=cr.nn.functional.mse_loss, epochs=2, runs=tmp_path)
+    assert run.folder is not None
+    given = {"model": model, "data": data, "loss": cr.nn.functional.mse_loss}
+    path = cr.show.write_report(run.folder.path, tmp_path / "report.html", **given)
+    said = Parsed(path.read_text(encoding="utf-8")).text
+    assert "Gradients, opened" in said
+    assert "not opened here" not in said
+    assert inside.of_folder(run.folder.path, **given).looks == inside.of_run(run).looks
+
+
+def test_the_table_of_layers_has_what_is_known(tmp_path: Path) -> None:
+    """Of a Python model the kinds of all its layers; of its folder only where the parameters are."""
+    run = fitted(epochs=1, runs=tmp_path)
+    assert run.folder is not None
+    kinds = {type(each).__name__ for _, each in run.model.named_modules()}
+    for facts, known in ((of_run(run), True), (of_folder(run.folder.path), False)):
+        read = Parsed(page(facts))
+        section = read.text.partition("From the inputs to the output")[2].partition("Recipe")[0]
+        assert (" kind " in section) == known
+        assert " output " not in section
+        assert any(kind in section for kind in kinds) == known
 
 
 def test_from_disk_the_gradients_are_the_same(tmp_path: Path) -> None:

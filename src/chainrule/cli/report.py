@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from chainrule.cli.options import DEFAULT_RUNS, Json, RunName, Runs, find_run, write_json
-from chainrule.show import inside
-from chainrule.show.facts import of_folder
-from chainrule.show.report import write
+from chainrule.show import write_report
 
 
 def report(
@@ -25,7 +23,7 @@ def report(
     """Write a run's report: one HTML file that opens offline and holds no row of the table."""
     folder = find_run(run, runs)
     file = output if output is not None else folder / "report.html"
-    written = write(of_folder(folder), file, inside.of_folder(folder))
+    written = write_report(folder, file)
     if json:
         write_json({"run": str(folder), "report": str(written)})
     else:

@@ -133,18 +133,23 @@ def first_bad_number(given: Given, step: int | None = None) -> BadNumber | None:
             return _of_loss(moment_of(given))
         bad = bad_step_of(given)
         at = bad if step is None else step
-        return None if at is None else _of_run(past_of(given), at, bad)
+        return None if at is None else of_step(past_of(given), at, at == bad)
 
 
-def _of_run(past: Past, step: int, bad: int | None) -> BadNumber | None:
-    """Of a step; where its weights are bad already, of the first step that made them so."""
+@np.errstate(all="ignore")
+def of_step(past: Past, step: int, ended: bool = True) -> BadNumber | None:
+    """Of a step; where its weights are bad already, of the first step that made them so.
+
+    ended  whether training ended there, because its loss or gradient was not finite
+    """
     replayed = past.replay(step)
+    at = replayed.step
     while (spoilt := _spoilt(replayed)) and replayed.step > 0:
         after, replayed = replayed, past.replay(replayed.step - 1)
         if not _spoilt(replayed):
             return _of_loss(moment_of(replayed)) or _of_update(past, replayed, after, spoilt)
     found = _of_loss(moment_of(replayed))
-    if found is None and replayed.step == bad:
+    if found is None and ended and replayed.step == at:
         return BadNumber(replayed.step, ROUNDING, "", "", "", "", "", (), "", (), _ROUNDING_CURE)
     return found
 

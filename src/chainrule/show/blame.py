@@ -18,6 +18,8 @@ _DEEP = 30.0
 """Decades below which a zero is no wonder in float32."""
 _FALLEN = 0.05
 """A loss that fell by less has hardly fallen."""
+_ALIKE = 0.01
+"""A loss below that of the best constant answer by less is no better; noise may not leave much more to gain."""
 _CHANCE = {"r2": 0.05, "auroc": 0.55}
 """Metrics that say how much better than guessing a network is, and up to where it is not."""
 _GUESSES = {"r2": "always predicting the mean", "auroc": "guessing"}
@@ -44,12 +46,12 @@ def _learned(facts: Facts, inside: Inside) -> _Learned:
     first = inside.looks[0].ledger.loss if inside.looks else losses[0]
     epochs = counted(len(losses), "epoch")
     fell = f"the training loss went from {value(first)} to {value(losses[-1])} in {epochs}"
+    if inside.constant is not None and losses[-1] > (1 - _ALIKE) * inside.constant > 0:
+        same = f"always giving the same answer would come to {value(inside.constant)}"
+        return _Learned(False, f"It did not learn: {fell}; {same}.")
     for name, least in _CHANCE.items():
         if name in facts.metrics and not facts.metrics[name] >= least:
             return _Learned(False, f"It did not learn: {fell}, and it is no better than {_GUESSES[name]}.")
-    if inside.constant is not None and losses[-1] > (1 - _FALLEN) * inside.constant > 0:
-        same = f"always giving the same answer would come to {value(inside.constant)}"
-        return _Learned(False, f"It did not learn: {fell}; {same}.")
     if min(losses) > (1 - _FALLEN) * first > 0:
         return _Learned(False, f"It hardly learned: {fell}.")
     return _Learned(True, f"It learned: {fell}.")
@@ -61,14 +63,15 @@ def blamed(inside: Inside) -> str:
         return f"{inside.bad.sentence[:1].upper()}{inside.bad.sentence[1:]}. {inside.bad.cure}".strip()
     for look in inside.looks:
         cause, flow = look.ledger.cause, flowing(look.ledger, inside.kinds)
-        likeliest = f"The likeliest cause: {_inside_a_sentence(cause.reason)}." if cause is not None else ""
+        likeliest = f"The likeliest cause: {inside_a_sentence(cause.reason)}." if cause is not None else ""
         if flow or likeliest:
             when = "Before training" if look.step == 0 else f"At step {look.step:,}"
             return f"{when}, {flow} {likeliest}" if flow else f"{likeliest} (That is {when.lower()}.)"
     return ""
 
 
-def _inside_a_sentence(reason: str) -> str:
+def inside_a_sentence(reason: str) -> str:
+    """A sentence as it goes on after a colon."""
     words = reason.rstrip(".")
     return words[:1].lower() + words[1:] if words[1:2].islower() else words
 

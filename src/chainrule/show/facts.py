@@ -131,7 +131,7 @@ def of_folder(path: str | Path) -> Facts:
 def layers(model: Module, preprocessor: Preprocessor | None) -> list[network.Layer]:
     """The layers of a model; with the shapes they put out, if it reads a prepared table."""
     if preprocessor is None:
-        return network.layers_of_weights({name: value.shape for name, value in model.state_dict().items()})
+        return network.layers_of_model(model)
     return network.layers(model, _example(preprocessor))
 
 

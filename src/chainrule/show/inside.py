@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from chainrule import nn
 from chainrule.errors import ChainruleError
 from chainrule.insight.adjoint import Adjoint, parameters_of
-from chainrule.insight.bad_number import BadNumber, first_bad_number
+from chainrule.insight.bad_number import BadNumber, of_step
 from chainrule.insight.explain import explain
 from chainrule.insight.ledger import Ledger, ledger
 from chainrule.run import RunFolder
@@ -20,12 +20,13 @@ from chainrule.show.pictures import dataflow, tree
 from chainrule.show.pictures.flow import Dataflow
 from chainrule.show.pictures.tree import Branch
 from chainrule.train.past import Past, Replayed
-from chainrule.train.replaying import past_of
+from chainrule.train.replaying import bad_step_of, past_of
 from chainrule.train.result import Run, load_telemetry
 from chainrule.train.telemetry import Telemetry
 
 _RARE = 1e-7
 """A share of rows that stands for none, whose logarithm is not finite."""
+_CODE = "Its folder holds neither the code of the Python model nor the data that it was trained on."
 _LARGE = 1_000_000
 """Parameters; in a network of more, fewer numbers are opened, as each may take a good part of a second."""
 
@@ -74,24 +75,32 @@ def of_run(run: Run) -> Inside:
     return _inside(run, run.telemetry)
 
 
-def of_folder(path: str | Path) -> Inside:
-    """The inside of a run on disk, whose data are read again from where they came."""
+def of_folder(path: str | Path, **given: Any) -> Inside:
+    """The inside of a run on disk, whose data are read again from where they came.
+
+    given  the code and the arrays of a Python model, which its folder does not hold
+    """
     folder = RunFolder(path)
     if not folder.has("result.json"):
         return Inside(missing="The run is not finished.")
     telemetry = load_telemetry(path) if folder.has("telemetry.safetensors") else Telemetry()
-    return _inside(path, telemetry)
+    found = _inside(path, telemetry, **given)
+    if not found.missing or given or not folder.recipe().network.model:
+        return found
+    call = f'cr.show.write_report("{path}", "report.html", model=..., data=(X, y))'
+    return replace(found, missing=f"{_CODE} With both, they are: {call}.")
 
 
-def _inside(given: Run | str | Path, telemetry: Telemetry) -> Inside:
+def _inside(run: Run | str | Path, telemetry: Telemetry, **given: Any) -> Inside:
     try:
-        past = past_of(given)
+        past, bad = past_of(run, **given), bad_step_of(run)
         modules = past.trainer.model.named_modules()
         kinds = {
             path: type(each).__name__ for path, each in modules if not any(True for _ in each.children())
         }
         looks = tuple(_looks(past, kinds))
-        return Inside(looks, "", telemetry, kinds, _constant(past), first_bad_number(given))
+        ended = None if bad is None else of_step(past, bad)
+        return Inside(looks, "", telemetry, kinds, _constant(past), ended)
     except ChainruleError as reason:
         return Inside(missing=str(reason), telemetry=telemetry)
 

@@ -67,6 +67,16 @@ def layers(model: Module, example: Any) -> list[Layer]:
     ]
 
 
+def layers_of_model(model: Module) -> list[Layer]:
+    """The layers of a model of which nobody knows what it reads: without the shapes that they put out."""
+    weights = _by_layer({path: parameter.shape for path, parameter in model.named_parameters()})
+    return [
+        Layer(path or "model", _kind(module), None, tuple(weights.get(path, ())))
+        for path, module in model.named_modules()
+        if path in weights or not any(True for _ in module.children())
+    ]
+
+
 def layers_of_weights(weights: Mapping[str, Shape]) -> list[Layer]:
     """What can be told of a network whose code is not at hand, from its arrays by path."""
     in_order = dict(sorted(weights.items(), key=lambda entry: (_natural(entry[0]), -len(entry[1]))))

@@ -32,7 +32,8 @@ from chainrule.show.pictures.canvas import Decades, Table, at, boxes, shortened,
 _COLOURS = {WEIGHT: canvas.ACCENT, ACTIVATION: canvas.SECOND, BLOCK: canvas.GOOD}
 _BLOCKS = {WEIGHT: "█", ACTIVATION: "▒", BLOCK: "▓"}
 _REST, _REST_BLOCK = canvas.MUTED, "░"  # of what belongs to the loss, or to the weight itself
-_WIDTH, _LEFT, _RIGHT, _TOP = 720.0, 222.0, 76.0, 68.0
+_WIDTH, _RIGHT, _TOP = 720.0, 76.0, 68.0
+_NAME = 33  # characters of a row's name
 _MOST_ROWS = 44  # with more steps, neighbours are folded
 _TELLING = 0.25  # decades from what is usual for its kind; a step further off stands alone
 
@@ -232,7 +233,10 @@ def _norms(waterfall: Waterfall) -> list[float]:
 # -- SVG -----------------------------------------------------------------------------------------------------
 def svg(waterfall: Waterfall) -> Html:
     """The picture: a row per step; where there are many, unremarkable neighbours share one."""
-    rows, scale = _rows(waterfall.steps), Decades(_norms(waterfall), _LEFT + 8, _WIDTH - _RIGHT, 30)
+    rows = _rows(waterfall.steps)
+    foot = f"gradient of {shortened(waterfall.name, 22)}"
+    names = [foot, *(shortened(row.label, _NAME) for row in rows)]
+    scale = Decades(_norms(waterfall), max(map(canvas.width_of, names)) + 8, _WIDTH - _RIGHT, 30)
     pitch = 19.0 if len(rows) == len(waterfall.steps) else 27.0
     tops = [_TOP + 6 + pitch * k for k in range(len(rows) + 1)]
     return canvas.picture(
@@ -247,7 +251,7 @@ def svg(waterfall: Waterfall) -> Html:
         *_bars(rows, scale, tops),
         _diamonds(waterfall, rows, scale, tops),
         *(_labels(waterfall.steps, row, y + pitch / 2 + 4) for row, y in zip(rows, tops, strict=False)),
-        words(0, tops[-1] + 19, f"gradient of {shortened(waterfall.name, 22)}", canvas.INK),
+        words(0, tops[-1] + 19, foot, canvas.INK),
         words(_WIDTH, tops[-1] + 19, size_of(waterfall.log10_norm), canvas.INK, anchor="end"),
     )
 
@@ -312,7 +316,7 @@ def _labels(steps: Sequence[Step], row: _Row, y: float) -> Html:
     return element(
         "g",
         element("title", printable(f"{name}: {signed(row.decades)} decades, leaving {left}")),
-        words(0, y, shortened(row.label, 33)),
+        words(0, y, shortened(row.label, _NAME)),
         words(
             _WIDTH,
             y,

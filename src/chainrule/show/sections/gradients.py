@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chainrule.insight.ledger import KINDS, Ledger
+from chainrule.show.blame import inside_a_sentence
 from chainrule.show.figures import clipped
-from chainrule.show.html import Html, details, element, figure, heads, joined, number, table
+from chainrule.show.html import Html, details, element, figure, heads, number, table
 from chainrule.show.inside import Inside, Look
 from chainrule.show.pictures import canvas, dataflow, tree, waterfall
 from chainrule.show.pictures.canvas import signed
@@ -30,8 +31,8 @@ def _ledger(look: Look) -> Iterator[Html]:
     falls = waterfall.of_ledger(look.ledger)
     yield element("h3", when(look).capitalize())
     if look.ledger.cause is not None:
-        reason = look.ledger.cause.reason.rstrip(".")
-        yield element("p", f"{reason}. This departs most from what it should be, given what reaches it.")
+        reason = inside_a_sentence(look.ledger.cause.reason)
+        yield element("p", f"Should the network not learn, the likeliest cause: {reason}.")
     named = f"{waterfall.title(falls)}, {when(look)}"
     yield figure(waterfall.svg(falls), named, waterfall.described(falls))
     yield details("The picture as numbers", picture_table(f"{named}, as numbers", waterfall.table(falls)))
@@ -125,5 +126,5 @@ def when(look: Look) -> str:
     return "before training" if look.step == 0 else f"at step {look.step:,}"
 
 
-def _sentence(text: str) -> Html:
-    return joined([text[:1].upper(), text[1:].rstrip("."), "."])
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

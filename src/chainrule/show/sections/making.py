@@ -51,22 +51,26 @@ def network(facts: Facts) -> list[Html]:
     """The layers and where the parameters are."""
     if not facts.layers:
         return []
+    told = {
+        "kind": [layer.kind for layer in facts.layers],
+        "output": [layer.output_text() for layer in facts.layers],
+    }
+    known = {name: texts for name, texts in told.items() if any(texts)}
     body = [
         element(
             "tr",
             element("th", element("code", layer.path), scope="row", class_="what"),
-            element("td", layer.kind),
-            element("td", layer.output_text()),
+            *(element("td", texts[k]) for texts in known.values()),
             number(count(layer.parameters) if layer.parameters else ""),
             element("td", layer.weights_text(), class_="quiet"),
         )
-        for layer in facts.layers
+        for k, layer in enumerate(facts.layers)
     ]
-    sum_ = number(count(total(facts.layers)))
+    sum_, span = number(count(total(facts.layers))), 1 + len(known)
     body.append(
-        element("tr", element("th", "total", scope="row", colspan=3), sum_, element("td"), class_="total")
+        element("tr", element("th", "total", scope="row", colspan=span), sum_, element("td"), class_="total")
     )
-    head = heads("layer", "kind", "output", ">parameters", "weights")
+    head = heads("layer", *known, ">parameters", "weights")
     return [table("From the inputs to the output", head, body)]
 
 
