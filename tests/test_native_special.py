@@ -1,6 +1,7 @@
 """Machine code of gather, scatter, sorting and the like: what the records mean, on any strides and target."""
 
 import ctypes
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,10 @@ def strided(array: Array) -> Array:
 # -- every sample of the records ---------------------------------------------------------------------------
 @pytest.mark.parametrize("name", sorted(SPECIALS))
 def test_samples_of_the_record(name: str, target: Target) -> None:
+    if name == "tally":  # sums round: see there
+        for sample, layout in product(record(name).samples, LAYOUTS):
+            tallied(sample.arrays()[0], target, layout, **sample.attributes)
+        return
     for sample in record(name).samples:
         for layout in LAYOUTS:
             agree(name, sample.arrays(), target, layout, **sample.attributes)
@@ -333,3 +338,56 @@ def test_folding_any_number_into_a_key(dtype: str, target: Target) -> None:
     data = np.array(77 if np.dtype(dtype).kind in "fu" else -77).astype(dtype)
     agree("fold_in", [strided(key), data], target)
     agree("fold_in", [key, data.reshape(1, 1)], target)
+
+
+# -- tallies -----------------------------------------------------------------------------------------------
+INSIDE = ((-np.inf, np.inf), (-0.9, 0.9), (0.01, 0.99), (-np.inf, 0.0))
+
+
+def tallied(x: Array, target: Target, layout: str, low: float, high: float) -> None:
+    """Counts and the largest size exactly; sums within what adding so many numbers in a row may round."""
+    found, status = run("tally", [x], {"low": low, "high": high}, target, layout)
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        wanted = record("tally").meaning(np, wide, low=low, high=high)
+        sizes = np.abs(wide).sum()
+    bound = 128 * np.finfo(x.dtype).eps
+    assert status == 0
+    np.testing.assert_array_equal(found[2:], wanted[2:].astype(x.dtype))
+    np.testing.assert_allclose(found[0], wanted[0], rtol=bound)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=0, atol=bound * sizes)
+
+
+@pytest.mark.parametrize("shape", [(1,), (33,), (64, 64), (70, 10), (64, 1), (3, 5, 7), (5000,), (0, 3)])
+def test_a_tally_of_any_layout(shape: tuple[int, ...], target: Target) -> None:
+    x = numbers(shape, "float64" if shape in ((33,), (3, 5, 7)) else "float32")
+    views = (x, x.T, x[::-1], x[..., ::2], np.broadcast_to(x[:1], x.shape), strided(x))
+    for k, each in enumerate(views):
+        tallied(each, target, LAYOUTS[k % 3], *INSIDE[(k + len(shape)) % 4])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_tally_of_zeros_and_of_what_is_not_finite(dtype: str, target: Target) -> None:
+    many = numbers((90, 50), dtype)
+    many[RANDOM.random(many.shape) < 0.3] = 0
+    for first in (0.0, 1.0):  # whether zeros are counted at once
+        many[0, :16] = first
+        tallied(many, target, "dense", -np.inf, np.inf)
+        tallied(many, target, "dense", -0.5, 1.0)
+    lone = numbers((4000,), dtype)
+    lone[2500] = -0.0
+    tallied(lone, target, "dense", -np.inf, np.inf)
+    for odd in (np.inf, -np.inf, np.nan):
+        lone[17] = odd
+        found, _ = run("tally", [lone], {"low": -1.0, "high": 1.0}, target)
+        assert found[4] == 1
+        assert found[3] == 1
+        np.testing.assert_array_equal(found[2], abs(odd))
+        assert found[5] == np.count_nonzero(lone < -1) + np.count_nonzero(lone > 1)
+    huge = np.full(20, np.finfo(dtype).max, dtype)  # squares that overflow are no number that is not finite
+    assert run("tally", [huge], {"low": -np.inf, "high": np.inf}, target)[0].tolist()[2:] == [
+        huge[0],
+        0,
+        0,
+        0,
+    ]

@@ -14,10 +14,13 @@ from chainrule import nn, optim
 from chainrule.errors import BoundsError, NumericalError, RunError
 from chainrule.schedule.kernels import Repeat
 from chainrule.schedule.structure import structure
+from chainrule.trace import trace_program
 from chainrule.train import Trainer, coarsening, loop, stepping
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
-from chainrule.train.facts import EXPONENTS, FACTS, PICTURES, Column, Rates
+from chainrule.train.facts import EXPONENTS, Column
+from chainrule.train.rates import FACTS, PICTURES, Rates, work
 from chainrule.train.telemetry import LayerFacts, ParameterFacts, Telemetry
+from chainrule.types import Type
 
 Array = np.ndarray[Any, Any]
 GENERATOR = np.random.default_rng(1)
@@ -226,6 +229,46 @@ def test_steps_that_tell_nothing_run_the_kernels_they_would_run_anyway(spec: spe
     assert kernels[0] == kernels[1]
 
 
+# -- how often -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_step_decides_how_often_it_tells(backend: str) -> None:
+    """Work grows with the rows of a batch, what is told of weights does not."""
+    x, y = np.zeros((4096, 64), np.float32), np.zeros((4096, 64), np.float32)
+    found = []
+    for batch in (8, 256, 4096):
+        model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 64))
+        ours = Trainer(model, nn.MSELoss(), optim.SGD(0.1), batch_size=batch, telemetry=True, backend=backend)
+        assert ours.rates == Rates()
+        ours.run((x, y), 3)
+        assert ours.rates == ours.telemetry.rates
+        assert ours.telemetry.every == ours.rates.facts
+        found.append(ours.telemetry.every)
+    assert found == [16, 2, 1]
+
+
+def test_rates_that_do_not_fit_together_are_refused() -> None:
+    for facts, pictures in ((3, 1024), (0, 1024), (4, 2), (None, 0)):
+        with pytest.raises(ValueError, match="a multiple of facts"):
+            Rates(facts, pictures)
+    step = trainer(model=nn.Linear(4, 1)).program((X.astype(np.float32), Y.astype(np.float32)))
+    assert Rates(facts=3, pictures=6).fitted(step.graph, []) == Rates(3, 6)
+    tiny = trainer(telemetry=Rates(pictures=12))
+    tiny.run((X, Y), 1)
+    assert tiny.rates == Rates(4, 12)  # of the powers of two those that pictures are a multiple of
+
+
+def test_work_is_the_points_of_all_loops() -> None:
+    def looped(x: Any) -> Any:
+        return cr.scan(lambda carry, each: (carry @ each, None), x[0], x)[0]
+
+    made = [
+        trace_program(function, [Type((6, 8, 8), np.dtype(np.float32))]).graph
+        for function in (looped, lambda x: cr.exp(x) * x)
+    ]
+    assert 6 * 8**3 <= work(made[0]) <= 6 * 8**3 + 3 * 6 * 8**2  # and the slices of x
+    assert work(made[1]) == 2 * 6 * 8**2
+
+
 # -- slices and stops ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_slices_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,12 +354,13 @@ def test_a_million_steps_stay_small() -> None:
     pictures = [Column("histogram", f"activation of {k}", "", 48, 4) for k in range(1200)]
     pictures += [Column("liveness", f"{k}", "", 256, 1) for k in range(200)]
     columns = {FACTS: facts, PICTURES: pictures}
-    told, rates = Telemetry(Rates()), Rates()
+    rates = Rates(facts=4)
+    told = Telemetry(rates)
     slice_ = 8 * rates.pictures
-    numbers = [np.ones((slice_ // rates.facts, len(facts))), np.ones((8, 1200 * 48 + 200 * 256))]
+    numbers = [np.ones((slice_ // 4, len(facts))), np.ones((8, 1200 * 48 + 200 * 256))]
     for start in range(0, 1_000_000, slice_):
         told.note(start, columns, numbers)
-    assert int(told.spans.sum()) * rates.facts >= 1_000_000
+    assert int(told.spans.sum()) * 4 >= 1_000_000
     assert sum(each.nbytes for each in told.state().values()) < 50e6
     assert told["0.weight"].gradient_norm.tolist() == [0.5] * len(told.spans)
     assert told["0.weight"].gradient_mean.tolist() == [0.25] * len(told.spans)
@@ -388,7 +432,7 @@ def test_the_race_trains_with_telemetry(spec: specs.Spec, last: str) -> None:
 
     ours, plain = made("telemetry"), made("")
     assert ours.run(11) == pytest.approx(plain.run(11), rel=1e-5)
-    assert ours.trainer.telemetry.steps.tolist() == list(range(0, 11, Rates().facts))
+    assert ours.trainer.telemetry.steps.tolist() == list(range(0, 11, ours.trainer.rates.facts))
     assert np.isfinite(ours.trainer.telemetry[last].update_norm).all()
     with pytest.raises(NotImplementedError, match="telemetry"):
         workloads.make(spec, *data, "telemetry", "grad")

@@ -17,7 +17,7 @@ from chainrule.tensor import Tensor
 INTERNAL = frozenset(
     {
         "arange_node", "checked_indices", "convolve", "fold_in", "gather", "getitem", "identity", "place",
-        "random_bits", "scatter", "slice",
+        "random_bits", "scatter", "slice", "tally",
     }
 )  # fmt: skip
 PUBLIC = tuple(sorted(name for name in REGISTRY if name not in INTERNAL and name != "stop_gradient"))

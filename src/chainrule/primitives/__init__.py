@@ -15,13 +15,14 @@ from chainrule.primitives import (
     reduce,
     shape,
     statistics,
+    tally,
 )
 
 FAMILIES: dict[str, tuple[Primitive | Composite, ...]] = {
     "elementwise": elementwise.RECORDS,
     "order and choice": order.RECORDS,
     "reductions": reduce.RECORDS,
-    "statistics": statistics.RECORDS,
+    "statistics": (*statistics.RECORDS, *tally.RECORDS),
     "shape": shape.RECORDS,
     "arrangement": arrange.RECORDS,
     "linear algebra": (*linalg.RECORDS, *convolution.RECORDS),

@@ -51,7 +51,7 @@ from chainrule.schedule.views import (
 SPECIAL = frozenset(
     (
         "gather", "scatter", "checked_indices", "argmax", "argmin", "argsort", "cumulative_sum", "fold_in",
-        "random_bits",
+        "random_bits", "tally",
     )
 )  # fmt: skip
 """Primitives with a kernel of their own."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chainrule.train.callbacks import Callback, Progress
-    from chainrule.train.facts import Rates
     from chainrule.train.fitting import fit
     from chainrule.train.loop import Interrupted
     from chainrule.train.past import Replayed
+    from chainrule.train.rates import Rates
     from chainrule.train.replaying import replay
     from chainrule.train.result import Run, load_telemetry
     from chainrule.train.table import load, resume
@@ -35,7 +35,7 @@ _HOMES = {
     "Callback": "callbacks",
     "Progress": "callbacks",
     "fit": "fitting",
-    "Rates": "facts",
+    "Rates": "rates",
     "Interrupted": "loop",
     "replay": "replaying",
     "Replayed": "past",

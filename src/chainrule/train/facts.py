@@ -21,26 +21,7 @@ from chainrule.graph import Node
 from chainrule.nn import Dropout, Module
 from chainrule.ops import as_node, ops
 from chainrule.tensor import Parameter, Tensor
-
-FACTS, PICTURES = 1, 2
-"""Details of a step: see `schedule`. Pictures come with the facts."""
-
-
-class Rates(NamedTuple):
-    """Every how many steps a step tells of itself: those whose number, from 0 on, is a multiple.
-
-    A fact costs as much as touching every number once more; a histogram forty times that.
-    """
-
-    facts: int = 16
-    pictures: int = 1024
-
-    def details(self, first: int, count: int) -> np.ndarray[Any, Any]:
-        """How much detail each of `count` steps from `first` on is asked for."""
-        asked = np.zeros(count, np.int64)
-        asked[-first % self.facts :: self.facts] = FACTS
-        asked[-first % self.pictures :: self.pictures] = PICTURES
-        return asked
+from chainrule.train.rates import FACTS, PICTURES
 
 
 class Column(NamedTuple):
@@ -84,12 +65,6 @@ class Told:
     def layer(self, name: str, activation: Node, error: Node | None) -> None:
         """Tell of a layer."""
         self._array("layer", name, "activation", activation)
-        saturated = _saturated(activation)
-        if saturated is not None:
-            self._fact(
-                Column("layer", name, "activation_saturated", 1, activation.size),
-                _count(saturated, activation),
-            )
         self._histogram(f"activation of {name}", activation)
         if error is not None:
             self._array("layer", name, "error", error)
@@ -105,19 +80,16 @@ class Told:
 
     # -- one array -------------------------------------------------------------------------------------------
     def _array(self, kind: str, name: str, field: str, array: Node) -> None:
+        bounds = _inside(array) if field == "activation" else None
+        low, high = bounds or (-np.inf, np.inf)
         told = {
-            "norm": (1, ops.sum(ops.square(array))),
-            "mean": (array.size, ops.sum(array)),
-            "max": (1, ops.max(ops.abs(array))),
-            "zero": (array.size, _count(ops.equal(array, 0), array)),
-            "nonfinite": (1, _count(ops.logical_not(ops.isfinite(array)), array)),
-        }
-        for each, (size, fact) in told.items():
-            self._fact(Column(kind, name, f"{field}_{each}", 1, size), fact)
-
-    def _fact(self, column: Column, node: Node) -> None:
-        self.facts.append(node)
-        self.columns[FACTS].append(column)
+            "norm": 1, "mean": array.size, "max": 1, "zero": array.size, "nonfinite": 1,
+            "saturated" if bounds else "": array.size,
+        }  # fmt: skip
+        self.facts.append(ops.tally(array, low, high))
+        self.columns[FACTS] += [
+            Column(kind, name, f"{field}_{each}" if each else "", 1, size) for each, size in told.items()
+        ]
 
     def _histogram(self, name: str, array: Node) -> None:
         """How many elements are at least as large as each edge."""
@@ -149,14 +121,14 @@ def _count(condition: Node, like: Node, axis: tuple[int, ...] | None = None) -> 
     return ops.sum(ops.where(condition, one, zero), axis=axis)
 
 
-def _saturated(activation: Node) -> Node | None:
-    """Where the output of a bounded function is near an end of its range; None for one without bounds."""
+def _inside(activation: Node) -> tuple[float, float] | None:
+    """Between which numbers the output of a bounded function is not saturated; None for others."""
     bounds = _BOUNDS.get(activation.name)
     if bounds is None:
         return None
     low, high = bounds
     near = _NEAR * (high - low)
-    return ops.logical_or(ops.less(activation, low + near), ops.greater(activation, high - near))
+    return low + near, high - near
 
 
 # -- layers --------------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from chainrule.run import RunFolder
 from chainrule.tensor import Tensor
 from chainrule.train import metrics, table
 from chainrule.train.callbacks import Callback
-from chainrule.train.facts import Rates
 from chainrule.train.loop import Loop
 from chainrule.train.losses import LOSSES, TASKS, class_weights, make_loss
 from chainrule.train.past import Rows, fingerprint
+from chainrule.train.rates import Rates
 from chainrule.train.result import Run, finish
 from chainrule.train.trainer import Trainer
 from chainrule.tree import flatten, unflatten

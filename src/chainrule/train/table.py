@@ -25,11 +25,11 @@ from chainrule.recipe import Recipe
 from chainrule.run import RunFolder
 from chainrule.train import metrics
 from chainrule.train.callbacks import Callback
-from chainrule.train.facts import Rates
 from chainrule.train.loop import Interrupted, Loop
 from chainrule.train.losses import FITTING, class_weights, make_loss
 from chainrule.train.network import TableNetwork, build
 from chainrule.train.past import Rows
+from chainrule.train.rates import Rates
 from chainrule.train.result import TELEMETRY, Run, finish, load_telemetry
 from chainrule.train.trainer import Trainer
 

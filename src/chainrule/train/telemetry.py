@@ -10,11 +10,14 @@ import numpy as np
 
 from chainrule.errors import RunError
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
-from chainrule.train.facts import EXPONENTS, FACTS, PICTURES, Column, Rates
+from chainrule.train.facts import EXPONENTS, Column
+from chainrule.train.rates import FACTS, PICTURES, Rates
 
 Array = np.ndarray[Any, Any]
 _GAP = 4096
 """Samples that nobody saw are noted in pieces of this size."""
+_SAME = np.ones(1)
+"""The factors where nothing has to be changed."""
 _BYTES = {FACTS: 1 << 24, PICTURES: 1 << 23}
 """Of everything that is kept, at most."""
 
@@ -94,7 +97,7 @@ class Liveness(NamedTuple):
 class Telemetry(Mapping[str, ParameterFacts]):
     """What was told of every parameter, by its path: ``telemetry["0.weight"].gradient_norm``.
 
-    Each is an array with a number per row. At first a row is a sample, one step of every `Rates.facts`.
+    Each is an array with a number per row. At first a row is a sample, one step of `every` so many.
     Memory is bounded: when there is no room for more rows (2,048, fewer for networks of many layers), every
     two become one, and so on: a row then stands for 2, 4, 8 ... samples. Norms are then root mean squares
     over its samples, the others means; `maxima` has the largest.
@@ -108,8 +111,15 @@ class Telemetry(Mapping[str, ParameterFacts]):
 
     def __init__(self, rates: Rates | None = None) -> None:
         self.rates = rates
-        each = Rates() if rates is None else rates
-        self._facts, self._pictures = _Samples(each.facts, FACTS), _Samples(each.pictures, PICTURES)
+        pictures = Rates().pictures if rates is None else rates.pictures
+        self._facts, self._pictures = _Samples(1, FACTS), _Samples(pictures, PICTURES)
+        if rates is not None and rates.facts is not None:
+            self.settle(rates)
+
+    def settle(self, rates: Rates) -> None:
+        """Say how often facts come, if that was open; before the first ones are noted."""
+        assert rates.facts is not None
+        self.rates, self._facts.every = rates, rates.facts
 
     def note(self, step: int, columns: Mapping[int, Sequence[Column]], told: Sequence[Array]) -> None:
         """Take what steps from `step` on told: facts, then pictures, a row for each sample.
@@ -125,6 +135,11 @@ class Telemetry(Mapping[str, ParameterFacts]):
     def steps(self) -> Array:
         """The first step of every row of facts, counted from 0."""
         return self._facts.steps
+
+    @property
+    def every(self) -> int:
+        """One of every so many steps is a sample of facts."""
+        return self._facts.every
 
     @property
     def spans(self) -> Array:
@@ -207,7 +222,7 @@ class Telemetry(Mapping[str, ParameterFacts]):
                 f"the telemetry that was saved cannot be read: {reason}. It was written by another version, "
                 "or changed; go on without telemetry"
             ) from None
-        if state and self.rates is None:
+        if state and (self.rates is None or self.rates.facts is None):
             self.rates = Rates(self._facts.every, self._pictures.every)
 
 
@@ -241,20 +256,28 @@ class _Samples:
             self.first = following = sample
         for start in range(following, sample, _GAP):
             self.kept.append(np.full((min(_GAP, sample - start), self.kept.width), np.nan))
-        if self._fitting[0] is not columns:
-            self._fitting = columns, self._sizes(columns)
-        sizes = self._fitting[1]
-        gaps = np.full((len(numbers), self.kept.width), np.nan) if sizes is None else None
-        self.kept.append(numbers / sizes if gaps is None else gaps)
+        factors = self._factors(columns)
+        if factors is None:
+            numbers = np.full((len(numbers), self.kept.width), np.nan)
+        elif factors is not _SAME:
+            numbers = numbers * factors
+        self.kept.append(numbers)
 
-    def _sizes(self, columns: Sequence[Column]) -> Array | None:
-        """What numbers in these columns are divided by; None where they are others than those so far.
+    def _factors(self, columns: Sequence[Column]) -> Array | None:
+        """What turns numbers of these columns into those of the first ones; None where they tell of others.
 
-        That is so where in steps of another kind the model has other layers.
+        A last batch has fewer rows, so its sums are over fewer numbers. In steps of another kind the model
+        may have other layers.
         """
-        if [each[:4] for each in columns] != [each[:4] for each in self.columns]:
-            return None
-        return np.repeat([each.size for each in columns], [each.width for each in columns])
+        if self._fitting[0] is not columns:
+            found: Array | None = None
+            if [each[:4] for each in columns] == [each[:4] for each in self.columns]:
+                pairs = zip(self.columns, columns, strict=True)
+                ratios = [first.size / each.size for first, each in pairs]
+                found = np.repeat(ratios, [each.width for each in columns])
+                found = _SAME if (found == 1).all() else found
+            self._fitting = columns, found
+        return self._fitting[1]
 
     # -- reading -------------------------------------------------------------------------------------------
     @property
@@ -277,7 +300,8 @@ class _Samples:
         rows = self.kept.rows
         if start is None:
             return np.full((len(rows), 1), np.nan)
-        found = rows[:, which, start : start + self.column(kind, name, field).width]
+        column = self.column(kind, name, field)
+        found = rows[:, which, start : start + column.width] / column.size
         return found / self.kept.spans[:, None] if which == SUM else found
 
     def read(self, kind: str, name: str, fields: Sequence[str], which: int = SUM) -> Iterator[Array]:

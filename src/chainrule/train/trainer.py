@@ -26,8 +26,9 @@ from chainrule.program import BACKENDS, Executable, compiler, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
 from chainrule.train.cells import state_cells
-from chainrule.train.facts import FACTS, PICTURES, Layers, Rates, Told
+from chainrule.train.facts import Layers, Told
 from chainrule.train.feeding import batch_of, check_classes, check_rows, given, shuffled
+from chainrule.train.rates import FACTS, PICTURES, Rates
 from chainrule.train.stepping import NOTED, NativeSteps, Pace, Step, Stepper, stepper
 from chainrule.train.telemetry import Telemetry
 from chainrule.transform import value_and_cotangents
@@ -57,8 +58,8 @@ class Trainer:
     seed       decides the order of rows and what layers such as Dropout draw
     checked    raise `NumericalError` at the first operation that makes NaN or infinity (see `cr.compile`)
     telemetry  note facts about activations, errors, weights, gradients and updates, to be read from
-               `telemetry`: True, or `train.Rates(facts=16, pictures=1024)`, every how many steps. Other steps
-               are what they would be without, and all results are
+               `telemetry`: True, as often as costs about a 25th of the time, or `train.Rates(facts=1)`, at
+               every step. Other steps are what they would be without, and all results are
 
     >>> import numpy as np, chainrule as cr
     >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -105,7 +106,7 @@ class Trainer:
         self.gradient_norm = float("nan")
         """Global norm of the gradients of the last step, before clipping."""
         self.rates = (Rates() if telemetry is True else telemetry) or None
-        """Every how many steps they tell of themselves; None: never."""
+        """Every how many steps they tell of themselves; None: never. What is open the first step decides."""
         self.telemetry = Telemetry(self.rates)
         """What the steps told of themselves; empty unless asked for."""
         self._backend = backend  # the one that can do it: the reference, for what has no native kernel
@@ -275,10 +276,19 @@ class Trainer:
     def _slice(self, step: Step, leaves: Sequence[Array], rows: Array, at: int) -> Array:
         """Take some steps, from number `at` on; their losses and gradient norms."""
         self._load(step.stepper)
-        details = self.rates.details(at, len(rows)) if self.rates else None
+        rates = self._rates_for(step)
+        details = rates.details(at, len(rows)) if rates else None
         noted, *told = step.stepper.run(leaves, rows, details)
         self.telemetry.note(at, step.columns, told)
         return noted
+
+    def _rates_for(self, step: Step) -> Rates | None:
+        if self.rates and self.rates.facts is None:
+            restored = self.telemetry.rates
+            known = restored if restored and restored.facts else self.rates
+            self.rates = known.fitted(step.program.graph, step.stepper.noted)
+            self.telemetry.settle(self.rates)
+        return self.rates
 
     def _load(self, stepping: Stepper) -> None:
         """Let `stepping`, and nobody else, have the values of the cells."""

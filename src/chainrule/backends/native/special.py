@@ -7,6 +7,7 @@ from collections.abc import Callable
 from chainrule.backends.native.emit import Emitted, Function, Module
 from chainrule.backends.native.indexing import emit_checked_indices, emit_gather, emit_scatter
 from chainrule.backends.native.ordering import emit_argsort, emit_cumulative_sum, emit_extreme
+from chainrule.backends.native.tallying import emit_tally
 from chainrule.backends.native.target import Target
 from chainrule.backends.native.threefry import emit_fold_in, emit_random_bits
 from chainrule.backends.native.values import INDEX, POINTER
@@ -22,6 +23,7 @@ _EMITTERS: dict[str, Callable[[Function, Special, Target], Emitted]] = {
     "cumulative_sum": emit_cumulative_sum,
     "random_bits": emit_random_bits,
     "fold_in": emit_fold_in,
+    "tally": emit_tally,
 }
 SPECIALS = frozenset(_EMITTERS)
 """Records whose nodes may become a `Special`; any other has to run on the reference."""

@@ -41,6 +41,8 @@ from chainrule.types import Shape
 _NEAR = 256
 """Bytes of a row from which on the next row is fetched into the cache while this one is copied."""
 _LINE = 64
+_TOGETHER = 4
+"""Numbers that are noted at a time."""
 
 
 class Training(Program):
@@ -248,32 +250,49 @@ class _Noting:
         array = train.load(train.at(noted, detail, POINTER), POINTER)
         target = train.at(array, train.mul(row, self._training.widths[detail]), "double")
         places = self._training.plan.places
-        views = self._training.notes[detail]
-        for (slot, dtype), group in groupby(views, lambda v: (places[v.buffer].slot, v.buffer.dtype)):
-            offsets = [offset for view in group for offset in _offsets(view, places[view.buffer].offset)]
-            table = train.module.table(f"noted_{detail}_{at}", INDEX, map(str, offsets))
-            start = train.at(target, at, "double")
-            move = partial(_move, train, self._bases[slot], table, SCALARS[dtype.name], start)
-            train.loop(0, len(offsets), 1, [], move)
-            at += len(offsets)
+        for alike, group in groupby(self._training.notes[detail], self._kind):
+            views, (slot, name, count, stride) = list(group), alike
+            starts = [_start(view, places[view.buffer].offset) for view in views]
+            table = train.module.table(f"noted_{detail}_{at}", INDEX, map(str, starts))
+            move = partial(
+                _move, train, self._bases[slot], table, SCALARS[name], count, stride,
+                train.at(target, at, "double"),
+            )  # fmt: skip
+            train.loop(0, len(views), 1, [], move)
+            at += len(views) * count
+
+    def _kind(self, view: View) -> tuple[int, str, int, int]:
+        """What the views have in common that one loop can copy: memory, dtype, elements, stride."""
+        slot, _ = self._training.plan.places[view.buffer]
+        stride = view.strides[0] if view.strides else 1
+        return slot, view.buffer.dtype.name, math.prod(view.shape), stride
 
 
-def _offsets(view: View, start: int) -> list[int]:
-    """The bytes from the beginning of memory to each element of a scalar or vector."""
-    stride = view.strides[0] if view.strides else 0
-    return [
-        start + (view.offset + k * stride) * view.buffer.dtype.itemsize for k in range(math.prod(view.shape))
-    ]
+def _start(view: View, start: int) -> int:
+    """The bytes from the beginning of memory to a scalar or vector."""
+    return start + view.offset * view.buffer.dtype.itemsize
 
 
 def _move(
-    train: Function, base: Value, table: Value, scalar: str, target: Value, k: Index, _: list[Value]
-) -> None:
-    """Code for: copy the number that the table says."""
-    offset = train.load(train.at(table, k, INDEX), INDEX)
-    value = train.load(train.at(base, offset, "i8"), scalar)
-    wide = value if value.type == "double" else train.convert("fpext", value, "double")
-    train.store(wide, train.at(target, k, "double"))
+    train: Function, base: Value, table: Value, scalar: str, count: int, stride: int, target: Value,
+    k: Index, _: list[Value],
+) -> None:  # fmt: skip
+    """Code for: copy the `count` numbers that begin where the table says, some at a time."""
+    source = train.at(base, train.load(train.at(table, k, INDEX), INDEX), "i8")
+    row = train.at(target, train.mul(k, count), "double")
+
+    def some(at: Index, width: int) -> None:
+        value = train.load(train.at(source, train.mul(at, stride), scalar), vector(scalar, width))
+        wide = value if scalar == "double" else train.convert("fpext", value, vector("double", width))
+        train.store(wide, train.at(row, at, "double"))
+
+    most = _TOGETHER if stride == 1 else 1
+    whole = count // most * most
+    train.loop(0, whole, most, [], lambda at, _: some(at, most))
+    while whole < count:
+        width = min(most, 1 << (count - whole).bit_length() - 1)
+        some(whole, width)
+        whole += width
 
 
 def _emit_gather(module: Module, name: str, view: View, lanes: int) -> str:

@@ -36,10 +36,8 @@ def layers(inside: Inside) -> list[Html]:
 
 
 def _samples(telemetry: Telemetry) -> str:
-    every = telemetry.rates.facts if telemetry.rates is not None else 1
-    samples = int(telemetry.spans.sum())
-    told = counted(samples, "step")
-    return f"{told}, one of every {count(every)}" if every > 1 else f"each of {told}"
+    told = counted(int(telemetry.spans.sum()), "step")
+    return f"{told}, one of every {count(telemetry.every)}" if telemetry.every > 1 else f"each of {told}"
 
 
 # -- in words ------------------------------------------------------------------------------------------------
