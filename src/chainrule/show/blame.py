@@ -19,7 +19,7 @@ _DEEP = 30.0
 _FALLEN = 0.05
 """A loss that fell by less has hardly fallen."""
 _ALIKE = 0.01
-"""A loss below that of the best constant answer by less is no better; noise may not leave much more to gain."""
+"""A loss below that of the best constant answer by less is no better; noise may leave no more to gain."""
 _CHANCE = {"r2": 0.05, "auroc": 0.55}
 """Metrics that say how much better than guessing a network is, and up to where it is not."""
 _GUESSES = {"r2": "always predicting the mean", "auroc": "guessing"}
