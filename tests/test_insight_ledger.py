@@ -228,6 +228,32 @@ def test_a_weight_that_is_used_twice_says_over_which_use() -> None:
     assert entry.total() == pytest.approx(entry.log10_norm, abs=1e-12)
 
 
+def test_a_loop_says_over_which_step() -> None:
+    """As if its steps were written one after the other."""
+    model = nn.Sequential(nn.Linear(3, 3)).double()
+    inputs = numbers(6, 2, 3)
+
+    def step(h: cr.Tensor, x: object) -> tuple[cr.Tensor, None]:
+        return cr.tanh(model(h + x)), None
+
+    start = cr.zeros((2, 3), np.float64)
+    last, _ = cr.scan(step, start, inputs)
+    loss = cr.mean(cr.square(last))
+    entry = cr.ledger(loss)["0.weight"]
+    written = start
+    for x in inputs:
+        written, _ = step(written, x)
+    apart = cr.ledger(cr.mean(cr.square(written)))["0.weight"]
+    assert entry.log10_norm == pytest.approx(apart.log10_norm, abs=1e-12)
+    assert entry.total() == pytest.approx(entry.log10_norm, abs=1e-12)
+    (uses,) = (term for term in entry.terms if term.kind == "uses together")
+    assert {share.label for share in uses.shares} == {f"0@{t}" for t in range(6)}
+    assert math.fsum(share.share for share in uses.shares) == pytest.approx(1, abs=1e-12)
+    parts = {part.label.partition("[")[0] for part in cr.explain(loss, "0.weight", (0, 0), most=99).children}
+    assert parts <= {share.label for share in uses.shares}
+    assert cr.ledger(loss).cause == cr.ledger(loss).cause  # judged on the loop as it is
+
+
 def test_a_dead_layer_is_a_zero_and_what_lies_behind_it_undefined() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
     model[0].bias.assign(np.full(4, -100.0, np.float32))

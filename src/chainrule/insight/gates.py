@@ -17,8 +17,8 @@ def gates_of(adjoint: Adjoint) -> dict[Node, Node]:
         users = [edge.user for edge in adjoint.uses.get(node, ()) if edge.user in depth]
         if node is adjoint.loss or not users:
             continue
-        gate = users[0]
-        for user in users[1:]:
+        gate, *others = sorted(users, key=lambda user: -depth[user])  # in a loop, each leads to the next
+        for user in others:
             while gate is not user:
                 if depth[gate] >= depth[user]:
                     gate = gates[gate]

@@ -14,9 +14,9 @@ cotangent came back over each branch. Shares are projections on the sum, so they
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -27,6 +27,7 @@ from chainrule.insight.cause import Cause, causes_of
 from chainrule.insight.gates import gates_of, place_of
 from chainrule.insight.moment import Given, moment_of
 from chainrule.insight.stages import axis_of_units, is_product, made_of_parameters
+from chainrule.insight.unrolled import Times, unrolled
 from chainrule.representation import html_of
 from chainrule.reverse import check_backward
 
@@ -188,18 +189,23 @@ def ledger(loss: Given, step: int | None = None) -> Ledger:
     check_backward(node, seeded=False)
     leaves = parameters_of(node)
     with np.errstate(all="ignore"):  # what is not finite is told as undefined
-        adjoint = Adjoint(node, list(leaves.values()))
-        book = _Book(adjoint)
+        written = unrolled(node)
+        adjoint = Adjoint(written.output, list(leaves.values()))
+        book = _Book(adjoint, written.times)
         entries = tuple(book.entry(name, leaf) for name, leaf in leaves.items())
-    causes = partial(causes_of, adjoint, moment.step)
-    return Ledger(float(node.value), entries, causes, lambda name: book.units(name, leaves[name]))
+    return Ledger(
+        float(node.value),
+        entries,
+        lambda: causes_of(Adjoint(node, list(leaves.values())) if written.known else adjoint, moment.step),
+        lambda name: book.units(name, leaves[name]),
+    )
 
 
 class _Book:
     """What the entries of one loss have in common."""
 
-    def __init__(self, adjoint: Adjoint) -> None:
-        self._adjoint = adjoint
+    def __init__(self, adjoint: Adjoint, times: Mapping[Node, Times]) -> None:
+        self._adjoint, self._times = adjoint, times
         self._of_parameters = made_of_parameters(adjoint)
         self._gates = gates_of(adjoint)
         self._decades = {node: decades(cotangent) for node, cotangent in adjoint.cotangents.items()}
@@ -211,28 +217,32 @@ class _Book:
             return Entry(name, leaf.shape, 0.0, ())
         if leaf not in self._gates:
             return Entry(name, leaf.shape, -math.inf, (Term("no derivative flows to it", -math.inf, ERROR),))
-        common, entrance = self._way(leaf)
-        return Entry(name, leaf.shape, self._decades[leaf], (*common, *self._local(leaf, entrance)))
+        common, met = self._way(leaf)
+        return Entry(name, leaf.shape, self._decades[leaf], (*common, *self._local(leaf, met)))
 
     def units(self, name: str, leaf: Node) -> tuple[Entry, ...]:
         """An entry for each place on the first axis of a parameter."""
         if leaf not in self._gates or not leaf.ndim:
             return ()
-        common, entrance = self._way(leaf)
+        common, met = self._way(leaf)
+        entrance = self._gates[met]
         ((gradient,), (error,)) = (self._adjoint.cotangents[each] for each in (leaf, entrance))
-        axis = None if len(self._adjoint.uses[leaf]) > 1 else axis_of_units(leaf, entrance)
+        axis = None if len(self._adjoint.uses[met]) > 1 else axis_of_units(leaf, entrance)
         entries = []
         for k, own in enumerate(gradient):
             norm = decades((own,))
-            terms = self._of_unit(leaf, entrance, k, norm, None if axis is None else np.take(error, k, axis))
+            terms = self._of_unit(leaf, met, k, norm, None if axis is None else np.take(error, k, axis))
             entries.append(Entry(f"{name}[{k}]", own.shape, norm, (*common, *terms)))
         return tuple(entries)
 
-    def _of_unit(
-        self, leaf: Node, entrance: Node, k: int, norm: float, error: Array | None
-    ) -> Iterator[Term]:
+    def _place(self, node: Node) -> str:
+        """The layer of a node, or its operation and line; inside of loops with their steps."""
+        return "@".join([place_of(node), *map(str, self._times.get(node, ()))])
+
+    def _of_unit(self, leaf: Node, met: Node, k: int, norm: float, error: Array | None) -> Iterator[Term]:
         """From the error where a parameter meets the data to the gradient of one unit."""
-        common, place, layer = list(self._local(leaf, entrance)), place_of(entrance), entrance.layer
+        entrance = self._gates[met]
+        common, place, layer = list(self._local(leaf, met)), self._place(entrance), entrance.layer
         before = self._decades[entrance]
         if len(common) == 1:  # several uses
             yield Term(common[0].label, _factor(norm, before), USES, layer)
@@ -246,13 +256,13 @@ class _Book:
             yield Term(alignment.label, _factor(norm, mine) - incoming.decades, ALIGNMENT, layer)
 
     def _way(self, leaf: Node) -> tuple[tuple[Term, ...], Node]:
-        """The terms from the loss to where a parameter meets the data; and that node."""
+        """The terms from the loss to where a parameter meets the data; and what does, its transpose say."""
         way = [leaf]
         while way[-1] in self._gates:
             way.append(self._gates[way[-1]])
         entrance = next((k for k, node in enumerate(way) if node not in self._of_parameters), 1)
         steps = [self._step(node) for node in reversed(way[entrance:-1])]
-        return tuple(_merged(_from_the_loss(steps))), way[entrance]
+        return tuple(_merged(_from_the_loss(steps))), way[entrance - 1]
 
     def _step(self, inner: Node) -> Term:
         """What becomes of the error between a node's gate and the node: the same on all ways through both."""
@@ -263,7 +273,7 @@ class _Book:
     def _made_step(self, inner: Node) -> Term:
         outer, uses = self._gates[inner], self._adjoint.uses[inner]
         gain = _factor(self._decades[inner], self._decades[outer])
-        shares, place, kind = self._shares(inner), place_of(outer), ACTIVATION
+        shares, place, kind = self._shares(inner), self._place(outer), ACTIVATION
         if {each.label for each in shares} - {place, _DIRECTLY}:
             layers = [outer.layer, *(edge.user.layer for edge in uses)]
             return Term(f"{place} {BLOCK}", gain, BLOCK, next(filter(None, layers), ""), shares)
@@ -272,29 +282,34 @@ class _Book:
             kind = WEIGHT if any(each in self._of_parameters for each in others) else ACTIVATION
         return Term(f"{place} {kind}", gain, kind, outer.layer)
 
-    def _local(self, leaf: Node, entrance: Node) -> Iterator[Term]:
+    def _local(self, leaf: Node, met: Node) -> Iterator[Term]:
         """From the error where a parameter meets the data to its gradient."""
-        place, layer = place_of(entrance), entrance.layer
+        entrance = self._gates[met]
+        place, layer = self._place(entrance), entrance.layer
         ratio = _factor(self._decades[leaf], self._decades[entrance])
-        uses = self._adjoint.uses[leaf]
-        met = [each for each in entrance.operands if each not in self._of_parameters and each.floating]
-        if len(uses) > 1 or len(met) > 1:
-            yield Term(f"{place} {USES}", ratio, USES, layer, self._shares(leaf))
+        uses = self._adjoint.uses[met]
+        data = [each for each in entrance.operands if each not in self._of_parameters and each.floating]
+        if len(uses) > 1 or len(data) > 1:
+            yield Term(f"{place} {USES}", ratio, USES, layer, self._shares(met))
             return
-        if met and is_product(entrance):
-            norm = decades((met[0].value,))
+        if data and is_product(entrance):
+            norm = decades((data[0].value,))
         else:  # a sum: as if it were multiplied with a column of ones
             norm = 0.5 * math.log10(max(1, entrance.size) / max(1, leaf.size))
         yield Term(f"{place} {INPUT}", norm, INPUT, layer)
         yield Term(f"{place} {ALIGNMENT}", _factor(ratio, norm), ALIGNMENT, layer)
 
     def _shares(self, node: Node) -> tuple[Share, ...]:
-        """What came back to a node over each branch, named by the layers or lines that used it."""
+        """What came back to a node over each branch, named by the layers or lines that used it.
+
+        A value may also pass on to the gate by itself; a layer there uses its parameter like any other.
+        """
         branches: dict[str, Any] = {}
         gate = self._gates[node]
         for edge in self._adjoint.uses[node]:
             part = flat(self._adjoint.parts[edge])
-            place = _DIRECTLY if edge.user is gate else place_of(edge.user)
+            used = node in self._of_parameters and edge.user.layer
+            place = _DIRECTLY if edge.user is gate and not used else self._place(edge.user)
             branches[place] = branches[place] + part if place in branches else part
         scale = max(float(np.abs(part).max(initial=0.0)) for part in branches.values()) or 1.0
         whole = sum(part / scale for part in branches.values())
@@ -345,11 +360,15 @@ def _number(decades: float, digits: int = 3) -> str:
 
 
 def _told(shares: tuple[Share, ...]) -> str:
-    """What came over the branches, of many the largest shares; nothing where they are undefined."""
-    known = [each for each in shares if not math.isnan(each.share)]
-    listed = sorted(known, key=lambda each: -abs(each.share))[:_FEW] if len(known) > _FEW + 1 else known
-    told = [f"{each.share:.0%} {each.way}" for each in listed]
-    if len(listed) < len(known):
-        rest = math.fsum(each.share for each in known) - math.fsum(each.share for each in listed)
-        told.append(f"{rest:.0%} over {len(known) - len(listed)} others")
+    """What came over the branches; nothing where that is undefined."""
+    told = [f"{each.share:.0%} {each.way}" for each in telling(shares) if not math.isnan(each.share)]
     return f" ({', '.join(told)})" if told else ""
+
+
+def telling(shares: Sequence[Share]) -> list[Share]:
+    """All shares where they are few; of many the largest, and what the others come to."""
+    if len(shares) <= _FEW + 1:
+        return list(shares)
+    first = sorted(shares, key=lambda each: -abs(each.share))
+    rest = math.fsum(each.share for each in first[_FEW:])
+    return [*first[:_FEW], Share(f"{len(first) - _FEW:,} others", rest, math.nan)]

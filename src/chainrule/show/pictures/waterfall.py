@@ -23,6 +23,7 @@ from chainrule.insight.ledger import (
     Ledger,
     Share,
     Term,
+    telling,
 )
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, element, joined
@@ -157,7 +158,7 @@ def _total(steps: Sequence[Step], kind: str) -> float:
 
 
 def _noted(step: Step) -> str:
-    parts = ", ".join(f"{percent(each.share)} {each.way}" for each in step.shares)
+    parts = ", ".join(f"{percent(each.share)} {each.way}" for each in telling(step.shares))
     return f"{step.label}{f' ({parts})' if parts else ''}"
 
 
