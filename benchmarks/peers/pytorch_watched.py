@@ -126,19 +126,16 @@ class Watched(Training):
 
     def __init__(self, spec: Spec, X: Array, y: Array | None, variant: str) -> None:
         super().__init__(spec, X, y, "fused")
-        self.watch = WATCHES[variant](self.model)
+        watch, objective, last = WATCHES[variant](self.model), self.objective, None
 
-    def run(self, steps: int) -> float:
-        value: Any = None
-        for _ in range(steps):
-            x, y = self.feed.next()
-            self.optimizer.zero_grad(set_to_none=True)
-            value = self.objective(x, y)
-            value.backward()
-            self.watch.backward_done(value)
-            self.optimizer.step()
-            self.watch.updated()
-        return float(value.item())
+        def noted(x: Any, y: Any) -> Any:
+            nonlocal last
+            last = objective(x, y)
+            return last
+
+        self.objective = noted
+        self.optimizer.register_step_pre_hook(lambda *_: watch.backward_done(last))
+        self.optimizer.register_step_post_hook(lambda *_: watch.updated())
 
 
 def make(spec: Spec, X: Array, y: Array | None, variant: str, mode: str) -> Any:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
+from bridges.test_torch_explain import Both, Layers, images, perceptron
 
 import chainrule as cr
-from chainrule import nn
 
 torch = pytest.importorskip("torch")
-Layers = Callable[[Any], list[Any]]  # of a library's `nn`
 
 
 def decades(tensor: Any) -> float:
     return math.log10(float(torch.linalg.vector_norm(tensor)))
-
-
-def perceptron(depth: int, activation: str) -> Layers:
-    def layers(library: Any) -> list[Any]:
-        hidden = [
-            each for _ in range(depth) for each in (library.Linear(6, 6), getattr(library, activation)())
-        ]
-        return [*hidden, library.Linear(6, 1)]
-
-    return layers
-
-
-def images(library: Any) -> list[Any]:
-    return [
-        library.Conv2d(1, 3, 3, padding=1), library.Tanh(), library.MaxPool2d(2), library.Conv2d(3, 2, 3),
-        library.GELU(), library.Flatten(), library.Linear(8, 1),
-    ]  # fmt: skip
 
 
 NETWORKS: dict[str, tuple[Layers, tuple[int, ...]]] = {
@@ -48,19 +28,10 @@ NETWORKS: dict[str, tuple[Layers, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gains_are_those_between_pytorchs_gradients(name: str) -> None:
-    layers, shape = NETWORKS[name]
-    ours, theirs = nn.Sequential(*layers(nn)).double(), torch.nn.Sequential(*layers(torch.nn)).double()
-    theirs.load_state_dict({key: torch.tensor(value.numpy()) for key, value in ours.state_dict().items()})
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=shape), random.normal(size=(shape[0], 1))
-
-    values = [torch.tensor(x)]
-    for layer in theirs:
-        values.append(layer(values[-1]))
-        values[-1].retain_grad()
-    torch.nn.MSELoss()(values[-1], torch.tensor(y)).backward()
+    both = Both(*NETWORKS[name])
+    values, theirs = both.outputs, both.theirs
     errors = [decades(value.grad) for value in values[1:]]  # at the output of every layer
-    found = cr.ledger(nn.MSELoss()(ours(cr.asarray(x)), cr.asarray(y)))
+    found = cr.ledger(both.loss)
 
     for key, parameter in theirs.named_parameters():
         entry, layer = found[key], int(key.split(".")[0])
