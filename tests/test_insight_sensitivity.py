@@ -297,6 +297,9 @@ def test_as_text() -> None:
         "double          1       1  0.0%",
         "loss from 20 to 29 (+9, predicted +8)",
     ]
+    first = x[0]
+    bare = cr.sensitivity(cr.square(first), first)  # no stage between it and the loss: no table
+    assert repr(bare) == "value = 1; for each unit that it changes, to first order:\nloss +2"
     with cr.scope("<b>"):
         z = y * 2.0
     for found in (cr.sensitivity(cr.sum(z), x, 1), cr.what_if(cr.sum(z), x, 1, delta=0.5)):

@@ -51,7 +51,7 @@ class Read(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BadNumber:
     """The first NaN or infinity, and what made it.
 
@@ -111,6 +111,8 @@ class BadNumber:
         if self.gradient is not None:
             told += [f"  On the way back, {self.gradient._what}: {self.gradient._which}."]
         return "\n".join([*told, f"  {self.cure}"])
+
+    __repr__ = __str__
 
 
 def first_bad_number(given: Given, step: int | None = None) -> BadNumber | None:

@@ -36,7 +36,7 @@ class Remainder:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """A number and what made it: an element of a gradient, of an activation, or a part of one.
 
@@ -89,12 +89,14 @@ class Explanation:
             rows.append(f"{self.remainder.value + 0.0:+14.6g} {share}  remaining {self.remainder.count:,}")
         return "\n".join([self.head(), *rows])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         """For notebooks: a tree of which the first layers open by click."""
         return html_of("explanation", self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part:
     """A child: the part of a number that goes through one element of a layer.
 
@@ -124,6 +126,8 @@ class Part:
 
     def __str__(self) -> str:
         return f"{named(self.label, self.row)}  (× {self.formula or f'{self.derivative + 0.0:.4g}'})"
+
+    __repr__ = __str__
 
 
 def checked(most: Any) -> int:

@@ -89,7 +89,7 @@ class Term(_Pair):
         return Term(self.label, total, self.kind, self.layer, self.shares)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Entry:
     """One parameter: log10 of the norm of its gradient, and the terms that add up to it."""
 
@@ -108,8 +108,10 @@ class Entry:
         whole = f"{_number(self.log10_norm):>9}  log10 of the norm of the gradient of {self.name}"
         return "\n".join([*rows, whole])
 
+    __repr__ = __str__
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Ledger:
     """The entries of all parameters on which a loss depends, in the order in which they were made."""
 
@@ -164,6 +166,8 @@ class Ledger:
             figures = [f"{_number(total, 2):>{size}}" for size, total in totals]
             rows.append("  ".join([f"{entry.name:{width}}", *figures]))
         return "\n".join([f"loss {self.loss:.6g}; all in decades, log10:", *rows])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """For notebooks: the waterfall of the first weight, and a table of all parameters."""

@@ -45,7 +45,7 @@ class Reached(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sensitivity:
     """How a small change of one number moves everything behind it.
 
@@ -69,6 +69,8 @@ class Sensitivity:
         table = _table(("stage", "moves by", "in"), rows, "<><")
         return "\n".join([*head, *table, f"{LOSS} {self.loss:+.6g}"])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         """For notebooks: what is printed elsewhere."""
         return f"<pre>{escape(str(self))}</pre>"
@@ -89,7 +91,7 @@ class Stage(NamedTuple):
     gap: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WhatIf:
     """A change of one number, and what became of everything behind it.
 
@@ -129,6 +131,8 @@ class WhatIf:
         change = f"{self.loss_after - self.loss_before:+.4g}, predicted {_told(foreseen, '+')}"
         held = [f"held as they were: numbers without a derivative in {', '.join(self.held)}"]
         return "\n".join([head, *table, f"{loss} ({change})", *(held if self.held else [])])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """For notebooks: what is printed elsewhere."""
@@ -311,7 +315,9 @@ def _share(gap: float, actual: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> list[str]:
-    """Rows under their heads, columns ranged left (<) or right (>)."""
+    """Rows under their heads, columns ranged left (<) or right (>); nothing where there are none."""
+    if not rows:
+        return []
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join(
