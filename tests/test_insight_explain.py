@@ -417,6 +417,21 @@ def test_what_is_not_a_number_is_listed_first() -> None:
     assert found.remainder.value == 20
 
 
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])
+def test_an_activation_of_several_operations_is_a_function_of_one_value(
+    activation: Callable[[], nn.Module],
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), activation()).double()
+    found = cr.explain(cr.sum(model(numbers(4, 2))), "1", (2, 1))
+    ((part,), (step,)) = found.children, found.steps
+    assert (part.label, part.value, found.remainder.count) == ("0[2, 1]", found.value, 0)
+    assert step.factor == found.value
+    if step.formula:
+        assert float(step.formula.rpartition(" = ")[2]) == pytest.approx(found.value, rel=1e-3)
+    opened = part.open()
+    assert {each.label.partition(" ")[0] for each in opened.children} == {"0.bias[1]", "input[2,"}
+
+
 def test_what_is_looked_up_comes_from_the_table() -> None:
     table = nn.Embedding(4, 2)
     found = cr.explain(cr.sum(nn.Sequential(table)(np.array([3, 1]))), "0", (0, 1))

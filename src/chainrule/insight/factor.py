@@ -56,21 +56,38 @@ def together(start: Element, nodes: Sequence[Node], derivative: float) -> str:
     if any(node.shape != start.node.shape for node in nodes):
         return ""
     trace = Trace()
-    moving = trace.input(Type((), start.node.dtype))
-    known, cotangent = {start.node: moving}, trace.input(Type((), nodes[-1].dtype))
+    moving, cotangent = (trace.input(Type((), each.dtype)) for each in (start.node, nodes[-1]))
     with trace.running():
-        for node in nodes:
-            assert node.primitive is not None
-            numbers = zip(node.operands, _operands(node, start.place), strict=True)
-            operands = [known.get(each) or constant(np.array(value)) for each, value in numbers]
-            known[node] = ops.apply(node.primitive, operands, **node.attributes)
-        (found,) = walk([known[nodes[-1]]], [cotangent], [moving])
+        (found,) = walk([_again(start, nodes, moving)], [cotangent], [moving])
     if found is None:
         return ""
     one = constant(np.ones((), nodes[-1].dtype))
     text = formula(_without(found, cotangent, one), {moving: number(start.value)})
     result = number(derivative)
     return f"{text} = {result}" if text != result and len(text) <= _LEGIBLE else ""
+
+
+def applied(start: Element, nodes: Sequence[Node]) -> str:
+    """How the last of some elementwise operations is computed from an element: "2 * sigmoid(2) = 1.762".
+
+    The nodes stand operands first. "" where the formula would be too long to read.
+    """
+    trace = Trace()
+    moving = trace.input(Type((), start.node.dtype))
+    with trace.running():
+        text = formula(_again(start, nodes, moving), {moving: number(start.value)})
+    return f"{text} = {number(nodes[-1].value[start.place])}" if len(text) <= _LEGIBLE else ""
+
+
+def _again(start: Element, nodes: Sequence[Node], moving: Node) -> Node:
+    """The last of some elementwise operations, of the numbers at one place, and of what stands for one."""
+    known = {start.node: moving}
+    for node in nodes:
+        assert node.primitive is not None
+        numbers = zip(node.operands, _operands(node, start.place), strict=True)
+        operands = [known.get(each) or constant(np.array(value)) for each, value in numbers]
+        known[node] = ops.apply(node.primitive, operands, **node.attributes)
+    return known[nodes[-1]]
 
 
 def beside(edge: Edge, before: Element, after: Element) -> list[Element]:

@@ -17,13 +17,14 @@ import numpy as np
 
 from chainrule.graph import Array, Node, reachable
 from chainrule.insight.explanation import Explanation, Part, Remainder, Step, joined, largest, share_of
-from chainrule.insight.factor import computed
+from chainrule.insight.factor import applied, computed
 from chainrule.insight.formula import is_number
 from chainrule.insight.labels import Element, Labels, pointed_to, source
 from chainrule.insight.spread import derivative_at, loop_of
 from chainrule.insight.stages import is_product
 from chainrule.nest import Nest, Place
 
+_FEW_OPERATIONS = 16  # of an activation
 _FEW = 8  # terms of a sum that may be sums themselves, written out together
 _ROUNDING = 64  # units in the last place by which parts that add up may miss
 
@@ -57,10 +58,39 @@ class Making:
             given = [_single(made.value, made)] if made != at else []
             return self._explanation(made, label, (), given, most)
         terms = _terms(made)
+        several = terms is None or any(len(each.factors) > 1 for each in terms)
+        function = self._function_of(made) if several else None
+        if function is not None:
+            start, nodes = function
+            step = Step(f"through {self.labels.where(made.node)}", made.value, applied(start, nodes))
+            return self._explanation(made, label, (step,), [_single(made.value, start)], most)
         if terms is not None:
             return self._explanation(made, label, (), self._written_out(made.node, terms), most)
         step = Step(self.labels.operation(made.node), made.value, computed(*made))
         return self._explanation(made, label, (step,), _shared(made), most)
+
+    def _function_of(self, at: Element) -> tuple[Element, list[Node]] | None:
+        """The one value from which a layer computed an element, number by number, and the nodes that did.
+
+        So an activation of several operations, such as GELU, is a function of one value like any other.
+        """
+        layer, inside, given = self.labels.within(at.node), {at.node}, set[Node]()
+        pending = [at.node] if at.node.layer else []
+        while pending and len(inside) <= _FEW_OPERATIONS:
+            node = pending.pop()
+            if node.primitive is None or not node.primitive.elementwise or node.shape != at.node.shape:
+                return None
+            for each in node.operands:
+                if self.labels.within(each) != layer or each.primitive is None:
+                    given |= set() if is_number(each) else {each}
+                elif each not in inside:
+                    inside.add(each)
+                    pending.append(each)
+        if pending or len(inside) == 1 or len(given) != 1:
+            return None
+        (start,) = given
+        known = start.shape == at.node.shape and start.primitive is not None
+        return (Element(start, at.place), sorted(inside, key=lambda each: each.serial)) if known else None
 
     def _written_out(self, node: Node, terms: list[Terms]) -> list[Terms]:
         """A few terms that are sums in the same layer, which nobody else uses, by their own terms."""
