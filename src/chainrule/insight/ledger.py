@@ -147,6 +147,12 @@ class Ledger:
         """The likeliest cause, should this network not learn; None where nothing departs."""
         return self.causes[0] if self.causes else None
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of factors that there are, from the loss to the weights."""
+        found = {term.kind for entry in self.entries for term in entry.terms}
+        return [kind for kind in KINDS if kind in found]
+
     def __getitem__(self, name: str) -> Entry:
         """The entry of a parameter, by its path."""
         for entry in self.entries:
@@ -155,9 +161,7 @@ class Ledger:
         raise KeyError(f"there is no parameter {name!r}, but {', '.join(each.name for each in self.entries)}")
 
     def __str__(self) -> str:
-        kinds = [
-            kind for kind in KINDS if any(term.kind == kind for each in self.entries for term in each.terms)
-        ]
+        kinds = self.kinds
         width = max([len("parameter"), *(len(each.name) for each in self.entries)])
         head = "  ".join([f"{'parameter':{width}}", *kinds, "gradient norm"])
         rows = [head]

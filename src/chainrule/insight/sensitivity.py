@@ -254,7 +254,7 @@ def _changed(start: Node, label: str, before: Any, delta: float | None, to: floa
 def _stages(reached: Iterable[Node], loss: Node) -> Iterator[tuple[str, Node]]:
     """The last node of every layer that is reached, or of every line outside of layers.
 
-    A layer that is used several times is a stage each time. The loss is none, nor is what only lays numbers
+    A layer that is used several times, or computes between layers inside of it, is a stage each time. The loss is none, nor is what only lays numbers
     out anew, such as the transpose of a weight before a loop.
     """
     count: dict[str, int] = {}
@@ -264,7 +264,7 @@ def _stages(reached: Iterable[Node], loss: Node) -> Iterator[tuple[str, Node]]:
         if last is not loss and not all(map(moves, passed)):
             label = place_of(last)
             count[label] = count.get(label, 0) + 1
-            yield label if count[label] == 1 else f"{label}, use {count[label]}", last
+            yield label if count[label] == 1 else f"{label} ({count[label]})", last
 
 
 def _place(node: Node) -> tuple[str, str]:

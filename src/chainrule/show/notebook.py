@@ -12,7 +12,7 @@ import numpy as np
 
 from chainrule.graph import Array
 from chainrule.insight.explanation import Explanation
-from chainrule.insight.ledger import KINDS, Ledger
+from chainrule.insight.ledger import Ledger
 from chainrule.nn import Module
 from chainrule.show.figures import count, counted, full_label, metric, printable, unit_of, value
 from chainrule.show.html import Html, details, element, heads, joined, number
@@ -107,12 +107,11 @@ def run(shown: Run) -> Html:
 
 def ledger(shown: Ledger) -> Html:
     """The waterfall of the first weight, and the table of all parameters."""
-    kinds = [kind for kind in KINDS if any(term.kind == kind for e in shown.entries for term in e.terms)]
     rows = [
         element(
             "tr",
             element("td", element("code", entry.name)),
-            *(number(signed(entry.total(kind))) for kind in kinds),
+            *(number(signed(entry.total(kind))) for kind in shown.kinds),
             number(signed(entry.log10_norm)),
         )
         for entry in shown.entries
@@ -120,7 +119,7 @@ def ledger(shown: Ledger) -> Html:
     contents = [element("div", element("small", f"loss {value(shown.loss)}; gradients in decades, log10"))]
     if shown.entries:
         contents.append(waterfall(shown).svg)
-    head = ("parameter", *(f">{kind}" for kind in kinds), ">gradient norm")
+    head = ("parameter", *(f">{kind}" for kind in shown.kinds), ">gradient norm")
     return _framed(*contents, _table("Every gradient as a sum of decades", head, rows))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chainrule.insight.ledger import KINDS, Ledger
 from chainrule.show.blame import inside_a_sentence
 from chainrule.show.figures import clipped
 from chainrule.show.html import Html, details, element, figure, heads, number, table
@@ -41,7 +40,7 @@ def _ledger(look: Look) -> Iterator[Html]:
 
 def _entries(look: Look) -> Html:
     """The ledger by kind of factor, a row for each parameter."""
-    kinds = _kinds(look.ledger)
+    kinds = look.ledger.kinds
     body = [
         element(
             "tr",
@@ -53,11 +52,6 @@ def _entries(look: Look) -> Html:
     ]
     head = heads("parameter", *(f">{kind}" for kind in kinds), ">gradient norm")
     return table(f"Norms of gradients in decades, {when(look)}", head, body, wide=True)
-
-
-def _kinds(ledger: Ledger) -> list[str]:
-    found = {term.kind for entry in ledger.entries for term in entry.terms}
-    return [kind for kind in KINDS if kind in found]
 
 
 def flows(inside: Inside) -> list[Html]:
