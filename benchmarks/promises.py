@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks import specs
-from benchmarks.measure import Ratio, median_us, of_library, ratio
+from benchmarks.measure import Ratio, cost, median_us, of_library, ratio
 from tools.verdict import Verdict
 
 OURS = "chainrule"
@@ -77,9 +77,9 @@ def gradcost(results: Results) -> Iterator[Verdict]:
         peak = result["machine"]["gflops"] * 1e3
         forward, whole = specs.flops(specs.find(workload))
         shares = f"{forward / value / peak:.0%} and {whole / both / peak:.0%} of the FMA peak"
-        cost = both / value
+        times = both / value
         yield Verdict(
-            f"gradcost-{workload}", f"{cost:.2f}, {shares}", f"{GRADIENT_COST}", cost <= GRADIENT_COST
+            f"gradcost-{workload}", f"{times:.2f}, {shares}", f"{GRADIENT_COST}", times <= GRADIENT_COST
         )
 
 
@@ -135,11 +135,10 @@ def threads(results: Results) -> Iterator[Verdict]:
 
 
 def telemetry(results: Results) -> Iterator[Verdict]:
-    """What a step takes longer because it tells of itself, at the rates of `Rates`."""
+    """What a step takes longer because it tells of itself, as often as it does if nobody says how often."""
     for workload, result in results.items():
-        without, with_ = (median_us(result["timings"].get(peer, {})) for peer in (OURS, f"{OURS}, telemetry"))
-        cost, most = with_ / without - 1, TELEMETRY[workload]
-        yield Verdict(f"telemetry-{workload}", f"{cost:+.1%}", f"{most:.0%}", cost <= most)
+        took, most = cost(result["timings"], f"{OURS}, telemetry", OURS), TELEMETRY[workload]
+        yield Verdict(f"telemetry-{workload}", f"{took:+.1%}", f"{most:.0%}", took <= most)
 
 
 PROMISES = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import promises, specs
 from benchmarks.machine import Machine
-from benchmarks.measure import ROOT, Timings, median_us, of_library, ratio
+from benchmarks.measure import ROOT, Timings, cost, median_us, of_library, ratio
 from benchmarks.peers import library
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -27,8 +27,10 @@ order. Figures are medians over rounds, ratios are those of medians in one run, 
 against ours, with a 95% interval over rounds. On A to F PyTorch, JAX, NumPy and chainrule start from the same
 weights and see the same batches: their losses agree, and the table shows them.
 
-"chainrule, telemetry" notes facts about activations, errors, weights, gradients and updates at every 16th
-step and histograms at every 1,024th; ratios over other libraries are of chainrule without.
+"chainrule, telemetry" notes norms of gradients at every step, facts about activations, errors, weights,
+gradients and updates as often as costs about a 25th of the time by a count of operations (one step of 8 on A,
+of 4 on C and F, of 2 on B, D and H), and histograms at every 1,024th; ratios over other libraries are of
+chainrule without. PyTorch's hooks note the same facts at every 16th step, or at every one.
 
 Two threads are timed where there are two cores: the host of a virtual machine may run two CPUs as hardware
 threads of one core for seconds at a time. So rounds are left out, and others timed instead, if multiply-adds
@@ -218,15 +220,13 @@ def telemetry(results: Results) -> str:
     for peer in peers:
         cells = []
         for result in results.values():
-            mine, plain = (median_us(result["timings"].get(each, {})) for each in (peer, library(peer)))
-            cells += [microseconds(result["timings"].get(peer, {})), _cost(mine, plain)]
+            timings = result["timings"]
+            took = cost(timings, peer, library(peer))
+            more = "–" if peer == library(peer) or took == float("inf") else f"{took:+.1%}"
+            cells += [microseconds(timings.get(peer, {})), more]
         rows.append([peer, *cells])
     header = [cell for workload in results for cell in (f"{workload}, µs per step", "more")]
     return markdown(["", *header], rows)
-
-
-def _cost(mine: float, plain: float) -> str:
-    return "–" if mine in (plain, float("inf")) else f"{mine / plain - 1:+.1%}"
 
 
 TABLES: dict[str, Callable[[Results], str]] = {

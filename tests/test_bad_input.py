@@ -371,9 +371,9 @@ def test_ctrl_c_and_resume_end_as_without(chainrule: Command, monkeypatch: pytes
     assert chainrule("train", table, *settings, "--runs", "whole").status == 0
     slices, taken = stepping.Pace.slices, []
 
-    def interrupting(pace: stepping.Pace, block: np.ndarray) -> Iterator[np.ndarray]:
+    def interrupting(pace: stepping.Pace, block: np.ndarray, numbers: int) -> Iterator[np.ndarray]:
         pace._fixed = pace._steps = 1  # step by step, whatever the machine's speed
-        for part in slices(pace, block):
+        for part in slices(pace, block, numbers):
             yield part
             taken.append(len(part))
             if len(taken) == 7:

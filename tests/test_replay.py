@@ -451,7 +451,7 @@ def test_where_slices_end_changes_nothing_about_a_training_that_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def trained(steps: int) -> cr.Run:
-        monkeypatch.setattr("chainrule.train.trainer.Pace", lambda fixed: Pace(steps))
+        monkeypatch.setattr("chainrule.train.trainer.Pace", lambda *_: Pace(steps))
         with cr.random.stream(cr.random.key(1)):
             model = cr.nn.Sequential(cr.nn.Linear(4, 8), cr.nn.ReLU(), cr.nn.Linear(8, 1))
         return diverging(model=model, restore_best=False, batch_size=4)[0]

@@ -18,7 +18,7 @@ from chainrule.trace import trace_program
 from chainrule.train import Trainer, coarsening, loop, stepping
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
 from chainrule.train.facts import EXPONENTS, Column
-from chainrule.train.rates import FACTS, PICTURES, Rates, work
+from chainrule.train.rates import FACTS, NORMS, PICTURES, Rates, work
 from chainrule.train.telemetry import LayerFacts, ParameterFacts, Telemetry
 from chainrule.types import Type
 
@@ -54,6 +54,8 @@ def assert_same(one: Telemetry, other: Telemetry) -> None:
     assert list(one.layers) == list(other.layers)
     for name, facts in one.layers.items():
         np.testing.assert_array_equal(facts, other.layers[name], err_msg=name)
+    for pair in zip(one.gradient_norms, other.gradient_norms, strict=True):
+        np.testing.assert_equal(*pair)
     for name, histogram in one.histograms.items():
         for each, wanted in zip(histogram, other.histograms[name], strict=True):
             np.testing.assert_array_equal(each, wanted, err_msg=name)
@@ -229,6 +231,25 @@ def test_steps_that_tell_nothing_run_the_kernels_they_would_run_anyway(spec: spe
     assert kernels[0] == kernels[1]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.01}])
+def test_norms_of_gradients_come_from_every_step(backend: str, options: dict[str, Any]) -> None:
+    seldom, always = (trainer(backend, telemetry=Rates(facts=each, pictures=6), **options) for each in (3, 1))
+    norms = []
+    for ours in (seldom, always):
+        norms.append([])
+        ours.run((X, Y), 14, on_step=lambda _, norm, __: norms[-1].append(norm))
+    told = seldom.telemetry.gradient_norms
+    assert told.steps.tolist() == list(range(14))
+    assert told.spans.tolist() == [1] * 14
+    assert list(told.norms) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for name, norm in told.norms.items():
+        np.testing.assert_allclose(norm, always.telemetry[name].gradient_norm, rtol=1e-12)
+        np.testing.assert_array_equal(told.largest[name], norm)
+    np.testing.assert_allclose(np.sqrt(sum(each**2 for each in told.norms.values())), norms[0], rtol=1e-12)
+    assert norms[0] == norms[1]
+
+
 # -- how often -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_step_decides_how_often_it_tells(backend: str) -> None:
@@ -353,16 +374,22 @@ def test_a_million_steps_stay_small() -> None:
         facts += [Column("parameter", f"{k}.weight", each, 1, 4) for each in ParameterFacts._fields]
     pictures = [Column("histogram", f"activation of {k}", "", 48, 4) for k in range(1200)]
     pictures += [Column("liveness", f"{k}", "", 256, 1) for k in range(200)]
-    columns = {FACTS: facts, PICTURES: pictures}
+    norms = [each for each in facts if each.field == "gradient_norm"]
+    columns = {NORMS: norms, FACTS: facts, PICTURES: pictures}
     rates = Rates(facts=4)
     told = Telemetry(rates)
     slice_ = 8 * rates.pictures
-    numbers = [np.ones((slice_ // 4, len(facts))), np.ones((8, 1200 * 48 + 200 * 256))]
+    numbers = [
+        np.ones((slice_, 400)),
+        np.ones((slice_ // 4, len(facts))),
+        np.ones((8, 1200 * 48 + 200 * 256)),
+    ]
     for start in range(0, 1_000_000, slice_):
         told.note(start, columns, numbers)
     assert int(told.spans.sum()) * 4 >= 1_000_000
     assert sum(each.nbytes for each in told.state().values()) < 50e6
     assert told["0.weight"].gradient_norm.tolist() == [0.5] * len(told.spans)
+    assert int(told.gradient_norms.spans.sum()) >= 1_000_000
     assert told["0.weight"].gradient_mean.tolist() == [0.25] * len(told.spans)
 
 

@@ -75,7 +75,7 @@ def compare(data: Any, steps: int = 15, batches: Any = None, **options: Any) -> 
     assert_close(*trained)
     for name, told in trained[0].telemetry.items():
         np.testing.assert_allclose(trained[1].telemetry[name], told, err_msg=name, **AGREE)
-    assert all(isinstance(each, NativeSteps) for _, each, _ in trained[1]._steps.values())
+    assert all(isinstance(each.stepper, NativeSteps) for each in trained[1]._steps.values())
     return trained[1]
 
 
@@ -513,7 +513,7 @@ def test_what_has_no_kernel_trains_on_the_reference_and_says_so_once() -> None:
     assert len(told) == 1
     assert re.search(r"no kernel for spread .*numpy backend instead", str(told[0].message))
     assert told[0].filename == __file__
-    assert all(isinstance(each, PythonSteps) for _, each, _ in ours._steps.values())
+    assert all(isinstance(each.stepper, PythonSteps) for each in ours._steps.values())
     reference.run((X, Y), 10)
     reference.run((X[:50], Y[:50]), 10)
     assert same_bits(ours, reference)

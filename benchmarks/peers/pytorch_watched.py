@@ -1,9 +1,9 @@
 """PyTorch in the usual loop, watched as people watch it: with hooks, with TensorBoard, with wandb.
 
 hooks, hooks_every_step  the facts that chainrule's telemetry notes (norm, mean, largest, zeros, not finite;
-of activations, errors, gradients, weights, updates), at its rate or at every
-step: kept as tensors, brought over once a step
-tensorboard              a histogram of every parameter and gradient, at the rate of its pictures
+of activations, errors, gradients, weights, updates), at one step of 16 or at
+every one: kept as tensors, brought over once a step
+tensorboard              a histogram of every parameter and gradient, at the rate of chainrule's
 wandb                    `wandb.watch(log="all")` at that rate, and the loss of every step; offline
 """
 
@@ -21,7 +21,7 @@ from benchmarks.peers.pytorch import Training
 from benchmarks.specs import Array, Spec
 from chainrule.train import Rates
 
-RATES = Rates()
+RATES = Rates(facts=16)
 
 
 class Nothing:

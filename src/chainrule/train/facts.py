@@ -11,6 +11,7 @@ asked for them (`Rates`): the others are as fast as if nobody wanted to know. Th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ import numpy as np
 from chainrule.graph import Node
 from chainrule.nn import Dropout, Module
 from chainrule.ops import as_node, ops
+from chainrule.origin import Origin, because
 from chainrule.tensor import Parameter, Tensor
-from chainrule.train.rates import FACTS, PICTURES
+from chainrule.train.rates import FACTS, NORMS, PICTURES
 
 
 class Column(NamedTuple):
@@ -53,6 +55,7 @@ _BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 class Told:
     """Facts and pictures of one step, as nodes, and the columns in which they come back."""
 
+    squares: list[Node]
     facts: list[Node]
     pictures: list[Node]
     columns: dict[int, list[Column]]
@@ -60,7 +63,14 @@ class Told:
     @classmethod
     def nothing(cls) -> Told:
         """What a step tells when nobody wants to know."""
-        return cls([], [], {FACTS: [], PICTURES: []})
+        return cls([], [], [], {NORMS: [], FACTS: [], PICTURES: []})
+
+    def norms(self, gradients: Mapping[str, Any]) -> None:
+        """Tell of every gradient, at every step: the norm of them all needs these sums anyway."""
+        for name, gradient in gradients.items():
+            with because(Origin("update", name)):
+                self.squares.append(ops.sum(ops.square(as_node(gradient))))
+            self.columns[NORMS].append(Column("parameter", name, "gradient_norm", 1, 1))
 
     def layer(self, name: str, activation: Node, error: Node | None) -> None:
         """Tell of a layer."""

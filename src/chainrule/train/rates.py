@@ -13,15 +13,15 @@ from chainrule.graph import Graph, Node
 from chainrule.schedule.groups import LARGE_UPDATE, UPDATED, contraction_of
 from chainrule.types import Type
 
-FACTS, PICTURES = 1, 2
-"""Details of a step: see `schedule`. Pictures come with the facts."""
+NORMS, FACTS, PICTURES = 0, 1, 2
+"""Details of a step: see `schedule`. Norms of gradients come from every step, pictures with the facts."""
 SHARE = 1 / 25
 """Of a step's time, what facts may cost where nobody said how often they are wanted."""
 
 # What a step costs is counted, not measured, so that the same training always tells the same. The unit is
 # what a step computes: a multiply-add, or another operation on one number. Fitted to A to H of
 # benchmarks/specs.py.
-_NUMBER = 4.2  # a number that is told of: a load, a product, a sum, a maximum, a minimum
+_NUMBER = 4.5  # a number that is told of: a load, a product, a sum, a maximum, a minimum
 _ARRAY = 250  # numbers; an array besides: its call, and the sums over lanes
 _LARGE = 2  # numbers of a large weight, its gradient and update: stored for this, beyond the second cache
 

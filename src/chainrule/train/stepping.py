@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 NOTED = 2
-"""Numbers that every step gives back: its loss and the norm of its gradients."""
+"""Numbers that every step gives back: its loss and the norm of its gradients; then what it tells."""
 SLICE_NUMBERS = 1 << 18
 """Numbers that the steps of a slice give back at most: what a cache holds."""
 SLICE_SECONDS = 0.1
@@ -196,16 +196,8 @@ class NativeSteps:
         return found
 
 
-class Step(NamedTuple):
-    """A step for batches of some types: as a program, who takes it, and what it tells of itself."""
-
-    program: Program
-    stepper: Stepper
-    columns: dict[int, list[Column]]
-
-
 class Pace:
-    """Cuts blocks of steps into slices that take about SLICE_SECONDS, as the last ones went.
+    """Cuts blocks of steps into slices that take about SLICE_SECONDS, as the last ones of that kind went.
 
     What a slice is changes nothing about the result.
     """
@@ -214,9 +206,9 @@ class Pace:
         self._fixed = fixed
         self._steps = fixed or 1
 
-    def slices(self, block: Array) -> Iterator[Array]:
-        """The rows of a block, a slice after the other."""
-        at, most = 0, SLICE_NUMBERS // NOTED
+    def slices(self, block: Array, numbers: int = NOTED) -> Iterator[Array]:
+        """The rows of a block, a slice after the other; every step gives back so many `numbers`."""
+        at, most = 0, max(1, SLICE_NUMBERS // numbers)
         while at < len(block):
             part = block[at : at + min(self._steps, most)]
             started = time.perf_counter()
@@ -225,3 +217,12 @@ class Pace:
                 each = (time.perf_counter() - started) / len(part)
                 self._steps = max(1, min(8 * self._steps, int(SLICE_SECONDS / max(each, 1e-9))))
             at += len(part)
+
+
+class Step(NamedTuple):
+    """A step for batches of some types: as a program, who takes it, what it tells of itself, its pace."""
+
+    program: Program
+    stepper: Stepper
+    columns: dict[int, list[Column]]
+    pace: Pace

@@ -11,14 +11,16 @@ import numpy as np
 from chainrule.errors import RunError
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
 from chainrule.train.facts import EXPONENTS, Column
-from chainrule.train.rates import FACTS, PICTURES, Rates
+from chainrule.train.rates import FACTS, NORMS, PICTURES, Rates
 
 Array = np.ndarray[Any, Any]
+_PARTS = {NORMS: "norms", FACTS: "facts", PICTURES: "pictures"}
+"""What is kept, and what it is called in a file."""
 _GAP = 4096
 """Samples that nobody saw are noted in pieces of this size."""
 _SAME = np.ones(1)
 """The factors where nothing has to be changed."""
-_BYTES = {FACTS: 1 << 24, PICTURES: 1 << 23}
+_BYTES = {NORMS: 1 << 22, FACTS: 1 << 24, PICTURES: 1 << 23}
 """Of everything that is kept, at most."""
 
 
@@ -68,6 +70,20 @@ class LayerFacts(NamedTuple):
     error_nonfinite: Array
 
 
+class GradientNorms(NamedTuple):
+    """Norms of gradients, from every step: arrays with a number per row.
+
+    steps    the first step of every row; spans: for how many steps it stands
+    norms    by the path of the parameter: the norm, of several steps the root of the mean square
+    largest  the largest of a row's steps
+    """
+
+    steps: Array
+    spans: Array
+    norms: dict[str, Array]
+    largest: dict[str, Array]
+
+
 class Histogram(NamedTuple):
     """Sizes of the elements of an array, by powers of two.
 
@@ -112,6 +128,7 @@ class Telemetry(Mapping[str, ParameterFacts]):
     def __init__(self, rates: Rates | None = None) -> None:
         self.rates = rates
         pictures = Rates().pictures if rates is None else rates.pictures
+        self._norms = _Samples(1, NORMS)
         self._facts, self._pictures = _Samples(1, FACTS), _Samples(pictures, PICTURES)
         if rates is not None and rates.facts is not None:
             self.settle(rates)
@@ -122,13 +139,15 @@ class Telemetry(Mapping[str, ParameterFacts]):
         self.rates, self._facts.every = rates, rates.facts
 
     def note(self, step: int, columns: Mapping[int, Sequence[Column]], told: Sequence[Array]) -> None:
-        """Take what steps from `step` on told: facts, then pictures, a row for each sample.
+        """Take what steps from `step` on told: norms, facts, pictures, a row for each sample.
 
         Where that is before the last one noted, training went back: telemetry begins anew.
         """
-        both = (self._facts, FACTS), (self._pictures, PICTURES)
-        for (samples, detail), numbers in zip(both, told, strict=False):
+        for (detail, samples), numbers in zip(self._by_detail().items(), told, strict=False):
             samples.note(step, columns[detail], numbers)
+
+    def _by_detail(self) -> dict[int, _Samples]:
+        return {NORMS: self._norms, FACTS: self._facts, PICTURES: self._pictures}
 
     # -- reading -------------------------------------------------------------------------------------------
     @property
@@ -154,6 +173,17 @@ class Telemetry(Mapping[str, ParameterFacts]):
 
     def __len__(self) -> int:
         return len(self._facts.names("parameter"))
+
+    @property
+    def gradient_norms(self) -> GradientNorms:
+        """The norm of every parameter's gradient, before clipping, from every step."""
+        names = self._norms.names("parameter")
+        fields = ("gradient_norm",)
+        means, maxima = (
+            {name: next(self._norms.read("parameter", name, fields, which)) for name in names}
+            for which in (SUM, MAXIMUM)
+        )
+        return GradientNorms(self._norms.steps, self._norms.kept.spans, means, maxima)
 
     @property
     def layers(self) -> dict[str, LayerFacts]:
@@ -201,7 +231,7 @@ class Telemetry(Mapping[str, ParameterFacts]):
     def state(self) -> dict[str, Array]:
         """Everything, as arrays for a checkpoint; nothing while there is nothing."""
         found: dict[str, Array] = {}
-        for name, samples in (("facts", self._facts), ("pictures", self._pictures)):
+        for name, samples in zip(_PARTS.values(), self._by_detail().values(), strict=True):
             if samples.columns:
                 found |= {f"{name}.{key}": value for key, value in samples.state().items()}
         return found
@@ -209,7 +239,7 @@ class Telemetry(Mapping[str, ParameterFacts]):
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Put back what `state` gave; with nothing do nothing."""
         try:
-            for name, detail in (("facts", FACTS), ("pictures", PICTURES)):
+            for detail, name in _PARTS.items():
                 parts = {
                     key.removeprefix(f"{name}."): value
                     for key, value in state.items()

@@ -134,6 +134,8 @@ class Trainer:
             for (name, row), error in zip(layers.within(value.node.trace).items(), errors, strict=True):
                 told.layer(name, row.activation, error)
         gradients = unclipped = {path: by_path[path] for path in self.parameters}
+        if self.rates:
+            told.norms(gradients)
         norm = optim.global_norm(gradients)
         if self.clip_norm is not None:
             gradients, _ = optim.clip_by_global_norm(self.clip_norm).update(
@@ -150,7 +152,8 @@ class Trainer:
         for cell, leaf in zip(self._state, flatten(new_state)[0], strict=True):
             cell.assign(leaf)
         self.count.assign(ops.add(self.count, 1))
-        return {"loss": value, "gradient_norm": norm, "facts": told.facts, "pictures": told.pictures}
+        noted = {"loss": value, "gradient_norm": norm}
+        return noted | {"norms": told.squares, "facts": told.facts, "pictures": told.pictures}
 
     def loss_of(self, inputs: Any, targets: Any, weights: Any = None) -> Any:
         """The loss of a batch as the next step computes it: layers draw what they will draw then."""
@@ -218,10 +221,12 @@ class Trainer:
             return self._told_step(told, *unflatten(structure, tensors))
 
         program = trace_program(traced, types)
-        noted = [0] * NOTED + [FACTS] * len(told.facts) + [PICTURES] * len(told.pictures)
+        noted = (
+            [0] * (NOTED + len(told.squares)) + [FACTS] * len(told.facts) + [PICTURES] * len(told.pictures)
+        )
         steps = stepper(program, noted, self._backend, self.checked)
         self._backend = steps.backend
-        return Step(program, steps, told.columns)
+        return Step(program, steps, told.columns, Pace())
 
     # -- running -----------------------------------------------------------------------------------------
     def run(
@@ -257,11 +262,12 @@ class Trainer:
         )
         check_classes(self.loss, data)
         last = float("nan")
-        pace = Pace(1 if on_step is not None else None)
+        one_by_one = Pace(1) if on_step is not None else None
         try:
             for block in chosen:
                 step = self._traced_step(batch_of(leaves, block[0]), structure)
-                for rows in pace.slices(block):
+                pace = one_by_one or step.pace
+                for rows in pace.slices(block, step.stepper.noted.count(0)):
                     noted = self._slice(step, leaves, rows, at)
                     last, self.gradient_norm = map(float, noted[-1])
                     at += len(rows)
@@ -279,8 +285,8 @@ class Trainer:
         rates = self._rates_for(step)
         details = rates.details(at, len(rows)) if rates else None
         noted, *told = step.stepper.run(leaves, rows, details)
-        self.telemetry.note(at, step.columns, told)
-        return noted
+        self.telemetry.note(at, step.columns, [noted[:, NOTED:], *told])
+        return noted[:, :NOTED]
 
     def _rates_for(self, step: Step) -> Rates | None:
         if self.rates and self.rates.facts is None:

@@ -35,6 +35,7 @@ GRAIN = 100_000
 """Operations that are worth a piece for another thread: some microseconds."""
 _MOST_PIECES = 4  # for each thread
 _STRETCH = 64  # kernels in one function: LLVM's time for 1,600 calls in one is twice that in stretches
+_LITERALLY = 256  # kernels from which on their calls are not optimised: a step takes longer than its calls
 _FLUSH_X86 = 0x8040  # MXCSR: results and operands that are denormal count as zero (FTZ, DAZ)
 _FLUSH_ARM = 1 << 24  # FPCR.FZ: both
 
@@ -167,7 +168,7 @@ class _Steps:
     def _stretches(self, step: Function, schedule: Schedule) -> None:
         for first in range(0, len(schedule.kernels), _STRETCH):
             name = f"stretch_{first // _STRETCH}"
-            long = len(schedule.kernels) > _STRETCH
+            long = len(schedule.kernels) > _LITERALLY
             self._function = Function(self._made.module, name, [("table", POINTER)], literally=long)
             (self._table,) = self._function.arguments
             bases: dict[int, Value] = {}
