@@ -280,6 +280,18 @@ def test_no_error_at_all_is_a_zero_at_the_loss() -> None:
     assert "nan" not in str(found)
 
 
+def test_a_function_with_a_derivative_of_its_own_is_one_term() -> None:
+    doubled = cr.custom_vjp(lambda x: x * 2)
+    doubled.defvjp(lambda x: (x * 2, None), lambda _, g: (g * 5,))
+    weight = nn.Parameter(np.array([1.0, 2.0]))
+    weight.name = "weight"
+    found = cr.ledger(cr.sum(doubled(weight) * 3))
+    (entry,) = found.entries
+    assert [term.kind for term in entry.terms] == ["error at the loss", USES]
+    assert entry.total() == pytest.approx(math.log10(15 * math.sqrt(2)), abs=1e-12)
+    assert [each.total() for each in found.units("weight")] == pytest.approx([math.log10(15)] * 2, abs=1e-12)
+
+
 def test_of_many_branches_the_largest_are_told() -> None:
     weight = nn.Parameter(np.ones(1))
     parts = []

@@ -30,6 +30,7 @@ from chainrule.insight.stages import axis_of_units, is_product, made_of_paramete
 from chainrule.insight.unrolled import Times, unrolled
 from chainrule.representation import html_of
 from chainrule.reverse import check_backward
+from chainrule.types import Type
 
 ERROR, WEIGHT, ACTIVATION, BLOCK = "error at the loss", "weight gain", "activation gain", "block gain"
 USES, UNIT, INPUT, ALIGNMENT = "uses together", "error of the unit", "input norm", "alignment"
@@ -234,8 +235,9 @@ class _Book:
             return ()
         common, met = self._way(leaf)
         entrance = self._gates[met]
-        ((gradient,), (error,)) = (self._adjoint.cotangents[each] for each in (leaf, entrance))
-        axis = None if len(self._adjoint.uses[met]) > 1 else axis_of_units(leaf, entrance)
+        (gradient,), (error, *_) = (self._adjoint.cotangents[each] for each in (leaf, entrance))
+        apart = len(self._adjoint.uses[met]) == 1 and isinstance(entrance.type, Type)
+        axis = axis_of_units(leaf, entrance) if apart else None
         entries = []
         for k, own in enumerate(gradient):
             norm = decades((own,))
@@ -297,7 +299,7 @@ class _Book:
         ratio = _factor(self._decades[leaf], self._decades[entrance])
         uses = self._adjoint.uses[met]
         data = [each for each in entrance.operands if each not in self._of_parameters and each.floating]
-        if len(uses) > 1 or len(data) > 1:
+        if len(uses) > 1 or len(data) > 1 or not isinstance(entrance.type, Type):
             yield Term(f"{place} {USES}", ratio, USES, layer, self._shares(met))
             return
         if data and is_product(entrance):

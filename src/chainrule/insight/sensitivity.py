@@ -254,8 +254,8 @@ def _changed(start: Node, label: str, before: Any, delta: float | None, to: floa
 def _stages(reached: Iterable[Node], loss: Node) -> Iterator[tuple[str, Node]]:
     """The last node of every layer that is reached, or of every line outside of layers.
 
-    A layer that is used several times, or computes between layers inside of it, is a stage each time. The loss is none, nor is what only lays numbers
-    out anew, such as the transpose of a weight before a loop.
+    A layer that is used several times, or computes between layers inside of it, is a stage each time. The
+    loss is none, nor is what only lays numbers out anew, such as the transpose of a weight before a loop.
     """
     count: dict[str, int] = {}
     _, *nodes = reached
