@@ -35,14 +35,14 @@ def run(command: str, options: argparse.Namespace) -> dict[str, results.Result]:
     """Measure what is not measured yet; workload → result."""
     contest = CONTESTS[command]
     peers = options.peers or list(contest.peers)
-    rounds = options.rounds or contest.rounds
-    settings = {"rounds": rounds, "seconds": options.seconds, "peers": peers}
+    rounds, seconds = options.rounds or contest.rounds, options.seconds or contest.seconds
+    settings = {"rounds": rounds, "seconds": seconds, "peers": peers}
     found = {}
     for workload in options.workloads or contest.workloads:
         result = None if options.again else results.load(command, workload, settings)
         if result is None:
             print(f"  {command} {workload}", file=sys.stderr, flush=True)
-            told = argparse.Namespace(**vars(options) | {"rounds": rounds})
+            told = argparse.Namespace(**vars(options) | {"rounds": rounds, "seconds": seconds})
             measured = contest.measure(workload, told, peers)
             result = {"settings": settings, "machine": options.machine, **measured}
             results.save(command, workload, result)
@@ -85,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=[*CONTESTS, "all"])
     parser.add_argument("-w", dest="workloads", nargs="+", metavar="WORKLOAD", help="A to H, or width=256 …")
     parser.add_argument("-p", dest="peers", nargs="+", choices=ALL, metavar="PEER", help=", ".join(ALL))
-    parser.add_argument("-r", dest="rounds", type=int, help="rounds (default 5; telemetry: 11, threads: 15)")
+    parser.add_argument("-r", dest="rounds", type=int, help="rounds (default 5; telemetry: 25, threads: 15)")
     parser.add_argument(
-        "-t", dest="seconds", type=float, default=0.3, help="seconds in a block (default 0.3)"
+        "-t", dest="seconds", type=float, help="seconds in a block (default 0.3; telemetry: 0.15)"
     )
     parser.add_argument("--again", action="store_true", help="measure anew what was measured on this source")
     parser.add_argument("--write-docs", action="store_true", help="publish the results")

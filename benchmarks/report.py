@@ -28,8 +28,8 @@ against ours, with a 95% interval over rounds. On A to F PyTorch, JAX, NumPy and
 weights and see the same batches: their losses agree, and the table shows them.
 
 "chainrule, telemetry" notes norms of gradients at every step, facts about activations, errors, weights,
-gradients and updates as often as costs about a 25th of the time by a count of operations (one step of 8 on A,
-of 4 on C and F, of 2 on B, D and H), and histograms at every 1,024th; ratios over other libraries are of
+gradients and updates as often as costs about a 40th of the time by a count of operations (one step of 8 on A
+and F, of 4 on C and G, of 2 on B, D and H), and histograms at every 1,024th; ratios over other libraries are of
 chainrule without. PyTorch's hooks note the same facts at every 16th step, or at every one.
 
 Two threads are timed where there are two cores: the host of a virtual machine may run two CPUs as hardware

@@ -264,7 +264,7 @@ def test_the_step_decides_how_often_it_tells(backend: str) -> None:
         assert ours.rates == ours.telemetry.rates
         assert ours.telemetry.every == ours.rates.facts
         found.append(ours.telemetry.every)
-    assert found == [16, 2, 1]
+    assert found == [32, 4, 2]
 
 
 def test_rates_that_do_not_fit_together_are_refused() -> None:

@@ -15,7 +15,7 @@ from chainrule.types import Type
 
 NORMS, FACTS, PICTURES = 0, 1, 2
 """Details of a step: see `schedule`. Norms of gradients come from every step, pictures with the facts."""
-SHARE = 1 / 25
+SHARE = 1 / 40
 """Of a step's time, what facts may cost where nobody said how often they are wanted."""
 
 # What a step costs is counted, not measured, so that the same training always tells the same. The unit is
@@ -30,7 +30,7 @@ _LARGE = 2  # numbers of a large weight, its gradient and update: stored for thi
 class Rates:
     """Every how many steps a step tells of itself: those whose number, from 0 on, is a multiple.
 
-    facts     None: as often as costs about a 25th of a step's time, as its operations are counted: every
+    facts     None: as often as costs about a 40th of a step's time, as its operations are counted: every
               step where a step has much work for each number in it (large batches), else one of 2, 4, 8 …
     pictures  a multiple of it; a histogram costs forty times what a fact does
     """

@@ -58,7 +58,7 @@ class Trainer:
     seed       decides the order of rows and what layers such as Dropout draw
     checked    raise `NumericalError` at the first operation that makes NaN or infinity (see `cr.compile`)
     telemetry  note facts about activations, errors, weights, gradients and updates, to be read from
-               `telemetry`: True, as often as costs about a 25th of the time, or `train.Rates(facts=1)`, at
+               `telemetry`: True, as often as costs about a 40th of the time, or `train.Rates(facts=1)`, at
                every step. Other steps are what they would be without, and all results are
 
     >>> import numpy as np, chainrule as cr
