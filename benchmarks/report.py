@@ -29,8 +29,8 @@ weights and see the same batches: their losses agree, and the table shows them.
 
 "chainrule, telemetry" notes norms of gradients at every step, facts about activations, errors, weights,
 gradients and updates as often as costs about a 40th of the time by a count of operations (one step of 8 on A
-and F, of 4 on C and G, of 2 on B, D and H), and histograms at every 1,024th; ratios over other libraries are of
-chainrule without. PyTorch's hooks note the same facts at every 16th step, or at every one.
+and F, of 4 on C and G, of 2 on B, D and H), and histograms at every 1,024th; ratios over other libraries are
+of chainrule without. PyTorch's hooks note the same facts at every 16th step, or at every one.
 
 Two threads are timed where there are two cores: the host of a virtual machine may run two CPUs as hardware
 threads of one core for seconds at a time. So rounds are left out, and others timed instead, if multiply-adds
