@@ -23,7 +23,7 @@ from chainrule.show.html import element
 from chainrule.show.inside import Inside
 from chainrule.show.report import page, write
 from chainrule.train.comparison import _confusion, compare
-from chainrule.train.facts import EXPONENTS, FACTS, PICTURES, Column
+from chainrule.train.facts import EXPONENTS, FACTS, NORMS, PICTURES, Column
 from chainrule.train.past import Replayed
 from chainrule.train.table import fit_table
 from chainrule.train.telemetry import LayerFacts, ParameterFacts, Telemetry
@@ -477,9 +477,11 @@ def deep_inside(layers: int, samples: int) -> Inside:
     ]
     random = np.random.default_rng(0)
     at_least = -np.sort(-random.random((10, len(pictures), len(EXPONENTS))))  # elements of a size or more
-    told = random.random((samples, len(facts))), at_least.reshape(10, -1)
+    norms = [Column("parameter", path, "gradient_norm", 1, 1) for path in named]
+    noted = [random.random((samples, len(columns))) for columns in (norms, facts)]
     telemetry = Telemetry()
-    telemetry.note(0, {FACTS: facts, PICTURES: pictures}, told)
+    columns = {NORMS: norms, FACTS: facts, PICTURES: pictures}
+    telemetry.note(0, columns, [*noted, at_least.reshape(10, -1)])
     return Inside((look,), "", telemetry)
 
 
