@@ -11,7 +11,7 @@ from chainrule.insight.explanation import Explanation, Part, Remainder, Step, ch
 from chainrule.insight.labels import Element, Labels, ends_of
 from chainrule.insight.making import Making
 from chainrule.insight.moment import Given, Moment, moment_of
-from chainrule.insight.named import NEAR, leaves_of, number_named, place_in, value_named
+from chainrule.insight.named import NEAR, asked_for, leaves_of, place_in, value_named
 from chainrule.insight.opening import Book, Number
 from chainrule.insight.rows import Rows
 from chainrule.insight.unrolled import Unrolled, unrolled
@@ -63,9 +63,7 @@ def explain(
     """
     most = checked(most)
     moment = moment_of(loss, step)
-    if isinstance(name, str) and isinstance(index, tuple) and not index:
-        name, inside = number_named(name)
-        index = inside or ()
+    name, index = asked_for(name, index)
     kind = of or _usual(moment.loss.node, name)
     if kind not in (GRADIENT, ACTIVATION):
         raise ValueError(f'of={of!r}{at_user_line()}: what can be opened is "gradient" or "activation"')

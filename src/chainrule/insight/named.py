@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from difflib import get_close_matches
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from chainrule.origin import at_user_line
 from chainrule.tensor import Parameter, Tensor
 
 Index = tuple[int, ...]
+Named = TypeVar("Named", str | Tensor, str | Tensor | None)
 NEAR = 8  # names that are suggested
 _NUMBER = re.compile(r"(?P<name>.*?[^\s\[])\s*\[(?P<index>[-\d\s,]*)\]\s*")
 
@@ -86,6 +88,14 @@ def number_named(name: str) -> tuple[str, Index | None]:
     if read is None:
         return name, None
     return read["name"], tuple(map(int, re.findall(r"-?\d+", read["index"])))
+
+
+def asked_for(name: Named, index: int | Index) -> tuple[Named, int | Index]:
+    """A name and an index, which may stand in the name instead."""
+    if isinstance(name, str) and isinstance(index, tuple) and not index:
+        path, inside = number_named(name)
+        return path, inside or ()
+    return name, index
 
 
 def place_in(node: Node, name: str, index: int | Index) -> Index:

@@ -21,7 +21,7 @@ from chainrule.graph import Array, Node
 from chainrule.insight.forward import Value, evaluated, moved
 from chainrule.insight.gates import place_of
 from chainrule.insight.moment import Given, moment_of
-from chainrule.insight.named import Index, number_named, place_in, value_named
+from chainrule.insight.named import Index, asked_for, place_in, value_named
 from chainrule.insight.spread import moves
 from chainrule.origin import at_user_line
 from chainrule.reverse import check_backward
@@ -226,9 +226,7 @@ def _chosen(
     """The loss, the number's label, the value that it is in, and where."""
     node = moment_of(loss, step).loss.node
     check_backward(node, seeded=False)
-    if isinstance(name, str) and isinstance(index, tuple) and not index:
-        name, inside = number_named(name)
-        index = inside or ()
+    name, index = asked_for(name, index)
     called, start = value_named(node, name)
     place = place_in(start, called, index)
     return node, f"{called}{list(place)}" if place else called, start, place
