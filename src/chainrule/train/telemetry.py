@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.errors import RunError
+from chainrule.graph import Graph
 from chainrule.train.coarsening import MAXIMUM, SUM, Coarsened
 from chainrule.train.facts import EXPONENTS, Column
 from chainrule.train.rates import FACTS, NORMS, PICTURES, Rates
@@ -131,10 +132,17 @@ class Telemetry(Mapping[str, ParameterFacts]):
         self._norms = _Samples(1, NORMS)
         self._facts, self._pictures = _Samples(1, FACTS), _Samples(pictures, PICTURES)
         if rates is not None and rates.facts is not None:
-            self.settle(rates)
+            self._settle(rates)
 
-    def settle(self, rates: Rates) -> None:
-        """Say how often facts come, if that was open; before the first ones are noted."""
+    def settled(self, asked: Rates | None, graph: Graph, details: Sequence[int]) -> Rates | None:
+        """How often facts come: as `asked`, as what was restored says, or as suits a step."""
+        if asked is None or asked.facts is not None:
+            return asked
+        known = self.rates if self.rates and self.rates.facts else asked
+        self._settle(known.fitted(graph, details))
+        return self.rates
+
+    def _settle(self, rates: Rates) -> None:
         assert rates.facts is not None
         self.rates, self._facts.every = rates, rates.facts
 

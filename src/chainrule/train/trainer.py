@@ -20,12 +20,12 @@ from chainrule.errors import RunError
 from chainrule.graph import Node
 from chainrule.nn import Module
 from chainrule.nn.module import observing
-from chainrule.ops import as_array, no_grad, ops
+from chainrule.ops import no_grad, ops
 from chainrule.origin import Origin, because
 from chainrule.program import BACKENDS, Executable, compiler, is_checked
 from chainrule.tensor import Buffer, Cell, Parameter, Tensor
 from chainrule.trace import Program, trace_program
-from chainrule.train.cells import state_cells
+from chainrule.train.cells import check_fits, state_cells
 from chainrule.train.facts import Layers, Told
 from chainrule.train.feeding import batch_of, check_classes, check_rows, given, shuffled
 from chainrule.train.rates import FACTS, PICTURES, Rates
@@ -282,19 +282,11 @@ class Trainer:
     def _slice(self, step: Step, leaves: Sequence[Array], rows: Array, at: int) -> Array:
         """Take some steps, from number `at` on; their losses and gradient norms."""
         self._load(step.stepper)
-        rates = self._rates_for(step)
+        rates = self.rates = self.telemetry.settled(self.rates, step.program.graph, step.stepper.noted)
         details = rates.details(at, len(rows)) if rates else None
         noted, *told = step.stepper.run(leaves, rows, details)
         self.telemetry.note(at, step.columns, [noted[:, NOTED:], *told])
         return noted[:, :NOTED]
-
-    def _rates_for(self, step: Step) -> Rates | None:
-        if self.rates and self.rates.facts is None:
-            restored = self.telemetry.rates
-            known = restored if restored and restored.facts else self.rates
-            self.rates = known.fitted(step.program.graph, step.stepper.noted)
-            self.telemetry.settle(self.rates)
-        return self.rates
 
     def _load(self, stepping: Stepper) -> None:
         """Let `stepping`, and nobody else, have the values of the cells."""
@@ -391,18 +383,7 @@ class Trainer:
     def load_state(self, state: dict[str, Array]) -> None:
         """Put back what `state` gave; everything is checked before anything changes."""
         cells = self.cells()
-        if set(cells) != set(state):
-            missing, extra = sorted(set(cells) - set(state)), sorted(set(state) - set(cells))
-            raise RunError(
-                f"the saved state does not fit this trainer: missing {missing or 'none'}, unexpected "
-                f"{extra or 'none'}"
-            )
-        for name, cell in cells.items():
-            given = as_array(state[name])
-            if type_of(given) != cell.type:
-                raise RunError(
-                    f"the saved state does not fit this trainer: {name} is {type_of(given)}, not {cell.type}"
-                )
+        check_fits(cells, state)
         for name, cell in cells.items():
             cell.assign(state[name])
 
