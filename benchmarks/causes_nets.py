@@ -33,6 +33,7 @@ SWAPPED: dict[str, Activation] = {"sigmoid": nn.Sigmoid, "softplus": nn.Softplus
 GAINS = {"relu": math.sqrt(2), "leaky": math.sqrt(2), "gelu": 1.46, "tanh": 1.2, "sigmoid": 1.0}
 FAMILIES = ("mlp", "cnn", "residual", "transformer")
 MOST_PRODUCTS = 2**23  # of a pass: a network that is deep and wide has fewer rows, so that it takes seconds
+PRODUCTS = {"mlp": 1, "cnn": 9 * 64, "residual": 2, "transformer": 8 * 6}  # by depth, width squared and rows
 RATES = {"sgd": (0.1, 0.03, 0.01, 0.003), "adam": (0.01, 0.003, 0.001)}
 
 
@@ -129,13 +130,14 @@ def designed(random: Random, family: str = "mlp") -> Design:
     features = int(random.choice([4, 8, 16, 32]))
     classes = int(random.choice([0, 0, 2, 5]))
     rows = int(random.choice([16, 32, 64, 128, 256]))
+    most = MOST_PRODUCTS / (PRODUCTS[family] * depth * width**2)
     return Design(
         family=family,
         depth=depth,
         width=width,
         features=features,
         classes=classes,
-        rows=max(16, min(rows, 2 ** int(math.log2(MOST_PRODUCTS / (depth * width**2))))),
+        rows=max(16, min(rows, 2 ** int(math.log2(most)))),
         activation=activation,
         initialisation=initialisation(random),
         optimizer="sgd" if random.random() < 0.6 else "adam",

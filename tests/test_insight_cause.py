@@ -6,6 +6,7 @@ A handful of each; `python -m benchmarks.causes` has the figures over many rando
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ import chainrule as cr
 from benchmarks import causes, causes_nets
 from chainrule import nn
 from chainrule.insight.adjoint import Adjoint, parameters_of
-from chainrule.insight.cause import Cause
+from chainrule.insight.cause import Cause, causes_of, evens_out
 from chainrule.insight.departures import Departures
 from chainrule.insight.ledger import Ledger
 from chainrule.insight.stages import Chain
@@ -211,6 +212,111 @@ def test_weights_may_grow_in_training() -> None:
     assert diagnosed(model, *data(), step=1000).cause is None
 
 
+# -- what is known of the rest -------------------------------------------------------------------------------
+def named_by(
+    model: nn.Module, x: Array, y: Array, step: int = 0, optimizer: Any = None
+) -> list[tuple[str, str]]:
+    node = nn.MSELoss()(model(cr.asarray(x)), cr.asarray(y)).node
+    found = causes_of(Adjoint(node, list(parameters_of(node).values())), step, optimizer)
+    return [(each.factor, each.layer) for each in found]
+
+
+def default(hidden: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
+    cr.random.seed(0)
+    layers: list[nn.Module] = []
+    for k in range(hidden):
+        layers += [nn.Linear(FEATURES if k == 0 else WIDTH, WIDTH), activation()]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, 1)).double()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "evens"),
+    [
+        (cr.optim.SGD(lr=0.1, momentum=0.9), False),
+        (cr.optim.chain(cr.optim.clip_by_global_norm(1.0), cr.optim.SGD(lr=0.1)), False),
+        (cr.optim.RMSprop(lr=0.1), True),
+        (cr.optim.Adam(lr=0.1), True),
+        (cr.optim.AdamW(lr=0.1), True),
+        (cr.optim.chain(cr.optim.clip_by_global_norm(1.0), cr.optim.Adam(lr=0.1)), True),
+    ],
+    ids=["SGD", "clipped SGD", "RMSprop", "Adam", "AdamW", "clipped Adam"],
+)
+def test_an_optimizer_is_tried(optimizer: Any, evens: bool) -> None:
+    assert evens_out(optimizer) == evens
+
+
+def test_small_gradients_do_no_harm_where_the_optimizer_evens_them_out() -> None:
+    sgd, adam = cr.optim.SGD(lr=0.1), cr.optim.Adam(lr=0.01)
+    x, y = data()
+    assert named_by(default(15), x, y, optimizer=sgd) == named_by(default(15), x, y) == [("weights", "")]
+    assert named_by(default(15), x, y, optimizer=adam) == []
+    assert named_by(default(40), x, y, optimizer=adam) == [("weights", "")]
+    assert named_by(perceptron(6, nn.Sigmoid), x, y, optimizer=sgd) == [("activations", "")]
+    assert named_by(perceptron(6, nn.Sigmoid), x, y, optimizer=adam) == []
+
+
+def test_one_small_weight_does_not_make_all_small() -> None:
+    """All are small, but not by enough; a tenth in one layer is another matter."""
+    x, y = data()
+    assert named_by(scaled(default(7), 0.1, "6"), x, y) == [("weight", "6")]
+
+
+def test_a_deep_stack_of_small_weights_has_one_cause() -> None:
+    """Of tanh, nothing is lost where sums are small; weights are not expected to make up for it."""
+    assert named_by(default(100), *data()) == [("weights", "")]
+
+
+def test_rows_that_activations_make_alike() -> None:
+    """Adam evens out how small gradients are, but not that the mean of softplus outweighs all differences."""
+    x, y = data()
+    tanh = scaled(perceptron(15, nn.Tanh), 0.6)
+    assert named_by(tanh, x, y, optimizer=cr.optim.Adam()) == []
+    softplus = nn.Sequential(*(nn.Softplus() if isinstance(each, nn.Tanh) else each for each in tanh))
+    node = nn.MSELoss()(softplus(cr.asarray(x)), cr.asarray(y)).node
+    (cause,) = causes_of(Adjoint(node, list(parameters_of(node).values())), 0, cr.optim.Adam())
+    assert cause.factor == "activations"
+    assert "make all rows alike" in cause.reason
+    assert abs(cause.evidence["together"]) < 5 < cause.evidence["alike"]
+
+
+def test_a_bias_is_judged_without_the_small_weights_before_it() -> None:
+    x, y = data()
+    model = scaled(perceptron(4), 0.35, "0", "2", "4")
+    model[6].bias.assign(np.random.default_rng(2).normal(0, 0.15, WIDTH))
+    assert ("bias", "6") not in named_by(model, x, y)
+    assert named_by(shifted(perceptron(4), 9, "6"), x, y)[0] == ("bias", "6")
+
+
+def test_a_trained_bias_may_undo_the_mean_that_comes_in() -> None:
+    x, y = data()
+    model = perceptron(1, nn.Sigmoid)
+    model[2].weight.assign(np.full((1, WIDTH), 1.5))
+    model[2].bias.assign(-model(cr.asarray(x)).numpy().mean(axis=0))
+    assert named_by(model, x, y, step=500) == []
+
+
+def test_dead_units_of_the_one_row_that_is_wrong_are_chance() -> None:
+    """Eight units reach it, and all are dead for it; the same for all rows is no chance."""
+    x = np.random.default_rng(0).normal(size=(ROWS, FEATURES))
+    x[5] = -6 * np.ones(FEATURES)
+    model = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, 1)).double()
+    model[0].weight.assign(np.eye(FEATURES) + 0.05)
+    model[0].bias.assign(np.zeros(FEATURES))
+    y = model(cr.asarray(x)).numpy() + (np.arange(ROWS) == 5)[:, None]
+    assert ("activation", "1") not in named_by(model, x, y, step=500)
+    assert ("activation", "1") in named_by(model, x - 9, y, step=500)
+
+
+def test_stages_that_respond_alike_are_tried_once() -> None:
+    x, y = data()
+    chain = stages(perceptron(6), x, y)
+    tried = [chain.gains(stage, 1.0) for stage in chain.stages]
+    assert len(set(map(id, tried[:-1]))) == 1
+    assert tried[0] == chain.stages[0].gains(1.0)
+    masked = stages(perceptron(2, nn.LeakyReLU), x, y)  # whose masks are their own
+    assert masked.stages[0].form != masked.stages[1].form
+
+
 # -- what is told --------------------------------------------------------------------------------------------
 def test_the_sentence_and_the_evidence() -> None:
     model = perceptron(2)
@@ -358,6 +464,28 @@ def test_the_promise_needs_all_its_figures() -> None:
     assert not causes.verdict(kept + healthy + found(causes.HEALTHY, 20, 0, alarm)).passed
     assert not causes.verdict(kept + healthy[:-1]).passed
     assert not causes.verdict(kept[:900] + healthy).passed
+
+
+def test_what_is_published_is_strict_json() -> None:
+    """A loss that overflowed has no number."""
+    design = causes_nets.designed(np.random.default_rng(0))
+    lost = causes.Found(
+        0, design, "one weight", 1.0, math.inf, 0.0, 0, [("weight", "0", {"scale": math.nan})]
+    )
+    told = causes.strict(causes.published("development", {"mlp": [lost]}))
+    text = json.dumps(told, allow_nan=False)
+    assert json.loads(text)["families"]["mlp"]["missed"][0]["harm"] == "inf"
+
+
+def test_slow_networks_are_healthy_and_counted_apart() -> None:
+    design = causes_nets.designed(np.random.default_rng(0))
+    alarm = [("weights", "", {"median": -0.4})]
+    slow = causes.Found(0, design, causes.HEALTHY, 1.0, 0.0, 0.9, 0, alarm)
+    quick = causes.Found(0, design, causes.HEALTHY, 1.0, 0.0, 0.1, 0, [])
+    assert causes.silent([slow, quick], causes.HEALTHY) == (2, 0.5)
+    assert causes.silent([slow, quick], causes.HEALTHY, causes.HARM) == (1, 1.0)
+    assert causes.lost(1.0, 4.0) == 0.75
+    assert causes.lost(1.0, -4.0) == 0.0
 
 
 def test_a_plant_is_named_by_factor_and_layer() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from chainrule.graph import Array, Node
 from chainrule.insight.adjoint import Adjoint
-from chainrule.insight.departures import FAR, Departures, departures_of, log10, rms, times
+from chainrule.insight.departures import FAR, Departures, departures_of, log10, rms, shared, times
 from chainrule.insight.stages import Chain, Stage
 from chainrule.optim.base import Transform
 from chainrule.tensor import asarray
@@ -36,6 +36,7 @@ class _Limits(NamedTuple):
     grown        all weights together, if they are too large
     shrunk       all weights together, with what activations then do, if they are too small
     activations  all activations together
+    alike        what all rows have in common, beside what they differ by, for what activations add to it
     """
 
     one: float
@@ -43,12 +44,13 @@ class _Limits(NamedTuple):
     grown: float
     shrunk: float
     activations: float
+    alike: float
 
 
-_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.7, 1.8), _Limits(1.0, 1.0, 3.0, 4.0, 4.0)
+_FRESH, _TRAINED = _Limits(0.5, 0.3, 0.6, 2.7, 2.0, 5.0), _Limits(1.0, 1.0, 3.0, 4.0, 4.0, 8.0)
 _FRESH_EVENED, _TRAINED_EVENED = (  # until gradients are as small as the 1e-8 that Adam adds to their size
     _FRESH._replace(shrunk=8.0, activations=5.0),
-    _TRAINED._replace(shrunk=8.0, activations=8.0),
+    _TRAINED._replace(shrunk=10.0, activations=8.0),
 )
 _STEADY = 0.2  # of one layer among all: less is within what recommended initialisations differ by
 _SAME_SIGN = 0.8  # share of the layers that must depart in one direction
@@ -147,9 +149,8 @@ def _scales(values: Array) -> dict[str, float]:
     rows = values.reshape(len(values), -1).astype(np.float64)
     shift = row = 0.0
     if len(rows) > 1:
-        variance = float(rows.var(axis=0).mean())
-        square = float(np.square(rows.mean(axis=0)).mean())
-        shift = 0.5 * log10(1 + square / variance) if variance else 0.0
+        in_common = shared(rows)
+        shift = in_common if in_common < FAR else 0.0  # rows that are all the same are no matter of scale
         norms = np.linalg.norm(rows, axis=1)
         middle = float(np.median(norms))
         row = max(0.0, log10(norms.max() / middle) - _LARGEST_ROW) if middle else 0.0
@@ -251,12 +252,21 @@ def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
     gains = {stage: min(gain, back[stage]) for stage, gain in _gains(layers).items()}
     total = _in_series(layers, gains)
     by_chance = 0.5 * math.hypot(*(each.noise for each in layers if each.stage in gains))
-    if abs(total) > limits.activations + by_chance and _one_sided(list(gains.values())):
+    alike = _in_series(layers, {each.stage: each.alike for each in layers})
+    if not _one_sided(list(gains.values())):
+        return
+    if abs(total) > limits.activations + by_chance:
         reason = (
             f"Together, the activations change the error on its way back by {total:+.1f} decades, "
             "more than weights are expected to make up for."
         )
-        yield Cause("activations", "", reason, {"together": total})
+        yield Cause("activations", "", reason, {"together": total, "alike": alike})
+    elif alike > limits.alike:
+        reason = (
+            "Together, the activations make all rows alike: what these have in common grows by "
+            f"{alike:.1f} decades beside what they differ by."
+        )
+        yield Cause("activations", "", reason, {"together": total, "alike": alike})
 
 
 def _gains(layers: list[Departures]) -> dict[Stage, float]:

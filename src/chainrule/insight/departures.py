@@ -20,7 +20,7 @@ _NOISE = 1.5  # decades of a gain by chance, times the root of how many numbers 
 _ATTAINABLE = math.log10(2)  # gain of an activation: what loses more is not for weights to make up for
 _HIGHEST = math.log10(1.5)  # gain that an activation asks of weights
 _LINEAR, _NORMAL = 0.1, 1.0  # spreads at which the gain of an activation is taken
-_FEWEST = 10  # numbers of which a gain must be a mean: fewer are all zero by chance, one time in a thousand
+_FEWEST = 10  # numbers of which a gain is a mean: fewer are all zero by chance, one time in a thousand
 _ROWS, _POWERS = 256, 20  # rows that are compared with each other; rounds of the power method
 
 
@@ -123,18 +123,19 @@ class Departures:
     def noise_back(self) -> float:
         """The same of the way back, where numbers count by their part of the error.
 
-        What a trained network still has wrong is a few rows. All units that these reach may be dead.
+        What a trained network still has wrong is a few rows, and all units that these reach may be dead.
         """
         error = self.chain.error(self.stage.answer)
         if error is None or len(error) < len(self._alike) or not (np.isfinite(error).all() and error.any()):
             return self.noise
-        rows = (error / np.abs(error).max()).reshape(len(error), -1)[:_ROWS].astype(np.float64)
-        squares = np.square(rows)
+        rows = (error / np.abs(error).max()).reshape(len(error), -1)[: len(self._alike)]
+        squares = np.square(rows.astype(np.float64))
         by_row, by_unit = (squares.sum(axis=axis) / squares.sum() for axis in (1, 0))
-        share = float(by_row @ self._alike @ by_row) * float(np.square(by_unit).sum())
-        if not math.isfinite(share):
-            return self.noise
-        return max(self.noise, _NOISE * math.sqrt(share)) if share * _FEWEST <= 1 else FAR
+        alike = float(by_row @ self._alike @ by_row) * float(np.square(by_unit).sum())
+        few_rows = len(by_row) * float(np.square(by_row).sum()) > 2  # less than half of them
+        if few_rows and alike * _FEWEST > 1:
+            return FAR
+        return max(self.noise, _NOISE * math.sqrt(alike)) if math.isfinite(alike) else self.noise
 
     @cached_property
     def _alike(self) -> Array:
@@ -143,7 +144,15 @@ class Departures:
         rows = values.reshape(len(values), -1)[:_ROWS].astype(np.float64)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = rows / np.where(norms > 0, norms, 1.0)
-        return np.square(rows @ rows.T)
+        return np.asarray(np.square(rows @ rows.T))
+
+    @cached_property
+    def alike(self) -> float:
+        """Decades by which the response makes what rows have in common outweigh what they differ by."""
+        came, went = self.stage.total.value, self.stage.answer.value
+        if not self.stage.response or len(came) < 2 or len(came) != len(went):
+            return 0.0
+        return _difference(shared(went), shared(came))
 
     @cached_property
     def backward(self) -> float:
@@ -200,6 +209,15 @@ def rms(values: Any) -> float:
     """Root mean square, without overflow; nan for what is not finite."""
     array = np.asarray(values)
     return 10 ** (decades((array,)) - 0.5 * math.log10(max(1, array.size)))
+
+
+def shared(values: Array) -> float:
+    """Decades by which what all rows have in common adds to what they differ by."""
+    rows = np.asarray(values, np.float64).reshape(len(values), -1)
+    variance, square = float(rows.var(axis=0).mean()), float(np.square(rows.mean(axis=0)).mean())
+    if not variance:
+        return FAR if square else 0.0
+    return 0.5 * log10(1 + square / variance)
 
 
 def _largest_square(matrix: Array) -> float:
