@@ -255,6 +255,16 @@ def test_small_gradients_do_no_harm_where_the_optimizer_evens_them_out() -> None
     assert named_by(perceptron(6, nn.Sigmoid), x, y, optimizer=adam) == []
 
 
+def test_a_ledger_knows_the_optimizer_of_its_run_or_is_told() -> None:
+    x, y = data()
+    for optimizer, factors in ((cr.optim.SGD(lr=0.01), ["weights"]), (cr.optim.Adam(lr=0.01), [])):
+        run = cr.fit(default(15), (x, y), loss=nn.MSELoss(), optimizer=optimizer, epochs=1, batch_size=ROWS)
+        assert [each.factor for each in cr.ledger(run, step=0).causes] == factors
+        loss = nn.MSELoss()(default(15)(cr.asarray(x)), cr.asarray(y))
+        assert [each.factor for each in cr.ledger(loss, step=0, optimizer=optimizer).causes] == factors
+        assert [each.factor for each in cr.ledger(loss, step=0).causes] == ["weights"]
+
+
 def test_one_small_weight_does_not_make_all_small() -> None:
     """All are small, but not by enough; a tenth in one layer is another matter."""
     x, y = data()

@@ -28,6 +28,7 @@ from chainrule.insight.gates import gates_of, place_of
 from chainrule.insight.moment import Given, moment_of
 from chainrule.insight.stages import axis_of_units, is_product, made_of_parameters
 from chainrule.insight.unrolled import Times, unrolled
+from chainrule.optim.base import Transform
 from chainrule.representation import html_of
 from chainrule.reverse import check_backward
 from chainrule.types import Type
@@ -179,11 +180,13 @@ class Ledger:
         return html_of("ledger", self)
 
 
-def ledger(loss: Given, step: int | None = None) -> Ledger:
+def ledger(loss: Given, step: int | None = None, *, optimizer: Transform | None = None) -> Ledger:
     """Why every gradient is as large as it is: log10 of its norm as an exact sum, layer by layer.
 
     loss  a scalar that was computed eagerly from a model's parameters; or a run, or its folder
     step  of the run, counted from 0, negative numbers from the end; None is the last
+    optimizer  what makes steps of the gradients, for `cause`: Adam learns from gradients so small that SGD
+          does not. A run knows its own; where nobody knows, SGD is assumed, which more harms
 
     >>> import numpy as np, chainrule as cr
     >>> weight = cr.nn.Parameter(np.array([[3.0, 4.0]]))
@@ -197,6 +200,7 @@ def ledger(loss: Given, step: int | None = None) -> Ledger:
     node = moment.loss.node
     check_backward(node, seeded=False)
     leaves = parameters_of(node)
+    steps_by = optimizer or moment.optimizer
     with np.errstate(all="ignore"):  # what is not finite is told as undefined
         written = unrolled(node)
         adjoint = Adjoint(written.output, list(leaves.values()))
@@ -205,7 +209,9 @@ def ledger(loss: Given, step: int | None = None) -> Ledger:
     return Ledger(
         float(node.value),
         entries,
-        lambda: causes_of(Adjoint(node, list(leaves.values())) if written.known else adjoint, moment.step),
+        lambda: causes_of(
+            Adjoint(node, list(leaves.values())) if written.known else adjoint, moment.step, steps_by
+        ),
         lambda name: book.units(name, leaves[name]),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias, Union
 
 from chainrule import train
+from chainrule.optim import Optimizer
 from chainrule.origin import at_user_line
 from chainrule.run import RunFolder
 from chainrule.tensor import Tensor
@@ -23,11 +24,13 @@ class Moment:
     loss  a scalar that was computed eagerly
     step  the step of the run, counted from 0; None for a loss that was given
     rows  what each row of the batch is called, such as "row 1,204"; empty where nobody knows
+    optimizer  what made a step of the gradients; None where nobody knows
     """
 
     loss: Tensor
     step: int | None = None
     rows: Sequence[str] = ()
+    optimizer: Optimizer | None = None
 
 
 def moment_of(given: Given, step: int | None = None) -> Moment:
@@ -50,4 +53,4 @@ def moment_of(given: Given, step: int | None = None) -> Moment:
             f"this is a {type(given).__name__}{at_user_line()}: what can be looked at is a loss, a scalar "
             "Tensor that was computed eagerly, or a run, or the folder of one"
         )
-    return Moment(replayed.loss, replayed.step, replayed.names)
+    return Moment(replayed.loss, replayed.step, replayed.names, replayed.optimizer)

@@ -18,6 +18,7 @@ import numpy as np
 from chainrule.errors import RunError
 from chainrule.graph import Node, reachable
 from chainrule.nn import Module
+from chainrule.optim import Optimizer
 from chainrule.origin import at_user_line, user_line
 from chainrule.tensor import Tensor, asarray
 from chainrule.train.feeding import batch_of, shuffled
@@ -40,6 +41,7 @@ class Replayed:
     rows   which rows of the user's data they are, counted from 0
     names  of these rows, for people
     state  of the trainer before the step, by name: parameters, buffers, what the optimizer keeps
+    optimizer  that made a step of the gradients; None if nobody knows
     """
 
     step: int
@@ -48,6 +50,7 @@ class Replayed:
     rows: Array
     names: tuple[str, ...] = field(repr=False)
     state: State = field(repr=False)
+    optimizer: Optimizer | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ class Past:
         loss = self.trainer.loss_of(*unflatten(structure, map(asarray, batch_of(leaves, chosen))))
         _forget_line(loss.node, user_line())
         rows = self.rows.of(chosen)
-        return Replayed(step, loss, batch, rows, tuple(map(self.rows.name, rows.tolist())), state)
+        names = tuple(map(self.rows.name, rows.tolist()))
+        return Replayed(step, loss, batch, rows, names, state, self.trainer.optimizer)
 
     @property
     def _count(self) -> int:
