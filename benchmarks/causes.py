@@ -36,8 +36,6 @@ from benchmarks import causes_nets as nets
 from benchmarks.causes_nets import Array, Data, Design, Plant, Random
 from benchmarks.measure import ROOT
 from chainrule import nn
-from chainrule.insight.adjoint import Adjoint, parameters_of
-from chainrule.insight.cause import causes_of
 from tools.verdict import Verdict
 
 PUBLISHED = ROOT / "benchmarks" / "results" / "causes.json"
@@ -123,13 +121,12 @@ class Twins:
         return gain if math.isfinite(gain) else -math.inf
 
     def causes(self, data: Data, step: int, told: bool) -> list[Named]:
-        """What is named at a step on all rows, where the optimizer is told and where it is not."""
+        """What the ledger of a step on all rows names, where the optimizer is told and where it is not."""
         loss = nn.CrossEntropyLoss() if self.design.classes else nn.MSELoss()
         value = loss(self.model(cr.asarray(data.inputs)), cr.asarray(data.targets))
-        node = (value if data.loss_scale == 1 else value * data.loss_scale).node
-        adjoint = Adjoint(node, list(parameters_of(node).values()))
-        causes = causes_of(adjoint, step, self.optimizer if told else None)
-        return [(each.factor, each.layer, dict(each.evidence)) for each in causes]
+        value = value if data.loss_scale == 1 else value * data.loss_scale
+        found = cr.ledger(value, step=step, optimizer=self.optimizer if told else None)
+        return [(each.factor, each.layer, dict(each.evidence)) for each in found.causes]
 
     def _loss(self, outputs: Any, targets: Any, weights: Any) -> Any:
         return cr.mean(self._each(outputs, targets) * weights)
