@@ -50,9 +50,10 @@ TALLY = Primitive(
     _type,
     _meaning,
     samples=(
-        Sample((Draw((4, 3)),), _FREE),
+        Sample((Draw((6,)),), _FREE),
         Sample((Draw((2, 3, 5)),), {"low": -0.5, "high": 1.0}),
         Sample((_ODD,), {"low": -3.5, "high": 2.0}, value=[25.25, -0.5, 4.0, 2.0, 0.0, 2.0]),
+        Sample((np.array([1.0, np.inf, np.nan, -np.inf]),), _FREE),
         Sample((Draw(()),), _FREE),
         Sample((Draw((0, 3)),), {"low": -1.0, "high": 1.0}),
     ),
