@@ -418,7 +418,7 @@ def test_not_a_number() -> None:
         cause = diagnosed(perceptron(), spoilt, y).cause
         assert cause is not None
         assert cause.factor == "input"
-        assert cause.reason == "The input of 0 holds 1 values that are infinite or not a number."
+        assert cause.reason == "The input of 0 holds a value that is infinite or not a number."
         model = perceptron()
         weight = model[4].weight
         weight.assign(np.where(np.arange(WIDTH) == 3, np.inf, weight.numpy()))

@@ -160,7 +160,8 @@ def _scales(values: Array) -> dict[str, float]:
 def _scales_told(what: str, values: Array) -> str:
     wrong = np.size(values) - np.count_nonzero(np.isfinite(values))
     if wrong:
-        return f"{what} holds {wrong} values that are infinite or not a number."
+        held = "a value that is" if wrong == 1 else f"{wrong:,} values that are"
+        return f"{what} holds {held} infinite or not a number."
     rows = values.reshape(len(values), -1).astype(np.float64)
     norms = np.linalg.norm(rows, axis=1)
     return (
@@ -237,10 +238,14 @@ def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
     ):
         reason = (
             f"The weights of all {len(departures)} layers are {times(median)} what their inputs ask for, in "
-            f"the middle: together they change what passes through by {total:+.1f} decades."
+            f"the middle: together they change what passes through by {_signed(total)} decades."
         )
         return [Cause("weights", "", reason, {"median": median, "together": total})]
     return []
+
+
+def _signed(decades: float) -> str:
+    return f"{decades:+.1f}".replace("-", "−")
 
 
 def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
@@ -257,7 +262,7 @@ def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
         return
     if abs(total) > limits.activations + by_chance:
         reason = (
-            f"Together, the activations change the error on its way back by {total:+.1f} decades, "
+            f"Together, the activations change the error on its way back by {_signed(total)} decades, "
             "more than weights are expected to make up for."
         )
         yield Cause("activations", "", reason, {"together": total, "alike": alike})
