@@ -22,9 +22,11 @@ from chainrule.show.figures import value
 from chainrule.show.html import element
 from chainrule.show.inside import Inside
 from chainrule.show.report import page, write
+from chainrule.show.sections import health
 from chainrule.train.comparison import _confusion, compare
 from chainrule.train.facts import EXPONENTS, FACTS, NORMS, PICTURES, Column
 from chainrule.train.past import Replayed
+from chainrule.train.rates import Rates
 from chainrule.train.table import fit_table
 from chainrule.train.telemetry import LayerFacts, ParameterFacts, Telemetry
 from tools.browser import chromium, visit
@@ -388,6 +390,27 @@ def test_a_number_that_ended_the_training_is_named(tmp_path: Path) -> None:
     bad = cr.first_bad_number(run)
     assert bad is not None
     assert bad.sentence[1:] in read.text
+
+
+@pytest.mark.parametrize(
+    ("norm", "words"),
+    [
+        (1.0, "All gradients were finite"),
+        (np.inf, "The norm of the gradient of 0.bias was not finite, first around step 5."),
+        (np.nan, "The norm of the gradient of 0.bias was not finite, first around step 5."),
+    ],
+)
+def test_a_norm_that_no_sample_of_facts_has_seen(norm: float, words: str) -> None:
+    """Facts come from one step of several, norms from every one. What nobody has read counts for nothing."""
+    names, fields = ("0.weight", "0.bias"), ParameterFacts._fields
+    norms = [Column("parameter", name, "gradient_norm", 1, 1) for name in names]
+    facts = [Column("parameter", name, field, 1, 1) for name in names for field in fields]
+    told = np.ones((8, 2))
+    told[5, 1], told[7] = norm, np.nan
+    telemetry = Telemetry(Rates(facts=4))
+    columns = {NORMS: norms, FACTS: facts, PICTURES: list[Column]()}
+    telemetry.note(0, columns, [told, np.zeros((2, len(facts)))])
+    assert words in Parsed("".join(health.layers(Inside((), "", telemetry)))).text
 
 
 def test_a_run_without_its_code_says_what_is_left_out(tmp_path: Path) -> None:

@@ -52,16 +52,30 @@ def _findings(telemetry: Telemetry, found: Mapping[str, LayerFacts]) -> Iterator
 
 
 def _unsound(telemetry: Telemetry) -> str:
-    """Which gradient was not finite first."""
-    first = {
-        name: int(np.argmax(told.gradient_nonfinite > 0))
-        for name, told in telemetry.maxima.items()
-        if np.any(told.gradient_nonfinite > 0)
-    }
-    if not first:
+    """Which gradient was not finite first: what was counted, and norms, which come from every step."""
+    counts = {name: told.gradient_nonfinite > 0 for name, told in telemetry.maxima.items()}
+    found = [
+        *_firsts("gradient", counts, telemetry.steps),
+        *_firsts("norm of the gradient", _wrong_norms(telemetry), telemetry.gradient_norms.steps),
+    ]
+    if not found:
         return ""
-    name = min(first, key=lambda each: first[each])
-    return f"The gradient of {name} was not finite, first around step {int(telemetry.steps[first[name]]):,}."
+    step, what, name = min(found)
+    return f"The {what} of {name} was not finite, first around step {step:,}."
+
+
+def _firsts(what: str, wrong: Mapping[str, Any], steps: Any) -> Iterator[tuple[int, str, str]]:
+    """(step, what, name) of the first wrong row of each that has one."""
+    for name, rows in wrong.items():
+        if rows.any():
+            yield int(steps[np.argmax(rows)]), what, name
+
+
+def _wrong_norms(telemetry: Telemetry) -> dict[str, Any]:
+    """Where norms are not finite. Where none is a number, nobody has read them."""
+    largest = telemetry.gradient_norms.largest
+    read = ~np.isnan(np.array([*largest.values()])).all(axis=0) if largest else np.empty(0, bool)
+    return {name: ~np.isfinite(norms) & read for name, norms in largest.items()}
 
 
 def _shares(found: Mapping[str, LayerFacts]) -> Iterator[str]:
