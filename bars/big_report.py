@@ -7,13 +7,14 @@ light and in dark, wide and narrow: it may ask for nothing and complain of nothi
 import argparse
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 import chainrule as cr
-from tools.browser import chromium, visit
+from tools.browser import Visit, chromium, visit
 from tools.verdict import Verdict
 
 LAYERS, WIDTH, STEPS = 200, 16, 10_000
@@ -34,6 +35,12 @@ def deep_run() -> cr.Run:
     return cr.fit(model, (inputs, targets), epochs=epochs, batch_size=BATCH, validation=None, telemetry=True)
 
 
+def _visits(page: Path, executable: str, kept: Path | None) -> list[Visit]:
+    """In light and in dark, each in a browser of its own: on a page this long, axe takes a minute."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda scheme: visit(page, executable, scheme, kept), ("light", "dark")))
+
+
 def main() -> int:
     """Trains, reports, visits, and prints the verdict."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -45,7 +52,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chainrule-report-") as folder:
         page = run.report((kept or Path(folder)) / "big.html")
         size = page.stat().st_size
-        visits = [visit(page, executable, scheme, kept) for scheme in ("light", "dark")] if executable else []
+        visits = _visits(page, executable, kept) if executable else []
     for found in visits:
         if not found.clean:
             print(found)
