@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chainrule.graph import Array, Node
-from chainrule.insight.adjoint import Adjoint
+from chainrule.insight.adjoint import Adjoint, signed
 from chainrule.insight.departures import FAR, Departures, departures_of, log10, rms, shared, times
 from chainrule.insight.stages import Chain, Stage
 from chainrule.optim.base import Transform
@@ -238,14 +238,10 @@ def _weights(layers: list[Departures], limits: _Limits) -> list[Cause]:
     ):
         reason = (
             f"The weights of all {len(departures)} layers are {times(median)} what their inputs ask for, in "
-            f"the middle: together they change what passes through by {_signed(total)} decades."
+            f"the middle: together they change what passes through by {signed(total, 1)} decades."
         )
         return [Cause("weights", "", reason, {"median": median, "together": total})]
     return []
-
-
-def _signed(decades: float) -> str:
-    return f"{decades:+.1f}".replace("-", "−")
 
 
 def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
@@ -262,7 +258,7 @@ def _activations(layers: list[Departures], limits: _Limits) -> Iterator[Cause]:
         return
     if abs(total) > limits.activations + by_chance:
         reason = (
-            f"Together, the activations change the error on its way back by {_signed(total)} decades, "
+            f"Together, the activations change the error on its way back by {signed(total, 1)} decades, "
             "more than weights are expected to make up for."
         )
         yield Cause("activations", "", reason, {"together": total, "alike": alike})

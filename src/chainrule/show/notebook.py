@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from chainrule.graph import Array
+from chainrule.insight.adjoint import signed
 from chainrule.insight.explanation import Explanation
 from chainrule.insight.ledger import Ledger
 from chainrule.nn import Module
 from chainrule.show.figures import count, counted, full_label, metric, printable, unit_of, value
 from chainrule.show.html import Html, details, element, heads, joined, number
 from chainrule.show.pictures import tree
-from chainrule.show.pictures.canvas import signed
 from chainrule.show.pictures.picture import waterfall
 from chainrule.tensor import Tensor
 from chainrule.train.result import Run

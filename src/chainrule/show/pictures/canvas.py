@@ -148,20 +148,6 @@ def size_of(decades: float) -> str:
     return f"{10 ** (decades - exponent):.1f}e{exponent:+03}"
 
 
-def signed(decades: float, digits: int = 2) -> str:
-    """A factor in decades.
-
-    >>> signed(-0.6149), signed(-0.001), signed(-math.inf), signed(math.nan)
-    ('−0.61', '0.00', 'zero', 'undefined')
-    """
-    if math.isnan(decades):
-        return "undefined"
-    if math.isinf(decades):
-        return "zero" if decades < 0 else "infinite"
-    rounded = round(decades, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
-
-
 def shortened(text: str, most: int) -> str:
     """At most so many characters; of a path, the end tells more.
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DataError
+from chainrule.insight.adjoint import signed
 from chainrule.insight.ledger import ACTIVATION, BLOCK, WEIGHT, Ledger
 from chainrule.show.figures import counted, printable
 from chainrule.show.html import Html, joined
 from chainrule.show.pictures import canvas, heat, waterfall
-from chainrule.show.pictures.canvas import NARROWEST, Table, shortened, signed, words, wrapped
+from chainrule.show.pictures.canvas import NARROWEST, Table, shortened, words, wrapped
 from chainrule.show.pictures.heat import Frame, Paint
 from chainrule.train.telemetry import Telemetry
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chainrule.errors import DataError
+from chainrule.insight.adjoint import signed
 from chainrule.insight.ledger import (
     ACTIVATION,
     ALIGNMENT,
@@ -28,7 +29,7 @@ from chainrule.insight.ledger import (
 from chainrule.show.figures import counted, percent, printable
 from chainrule.show.html import Html, element, joined
 from chainrule.show.pictures import canvas
-from chainrule.show.pictures.canvas import Decades, Table, at, boxes, shortened, signed, size_of, words
+from chainrule.show.pictures.canvas import Decades, Table, at, boxes, shortened, size_of, words
 
 _COLOURS = {WEIGHT: canvas.ACCENT, ACTIVATION: canvas.SECOND, BLOCK: canvas.GOOD}
 _BLOCKS = {WEIGHT: "█", ACTIVATION: "▒", BLOCK: "▓"}

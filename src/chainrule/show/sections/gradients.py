@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from chainrule.insight.adjoint import signed
 from chainrule.show.blame import inside_a_sentence
 from chainrule.show.figures import clipped
 from chainrule.show.html import Html, details, element, figure, heads, number, table
 from chainrule.show.inside import Inside, Look
 from chainrule.show.pictures import canvas, dataflow, tree, waterfall
-from chainrule.show.pictures.canvas import signed
 
 
 def ledgers(inside: Inside) -> list[Html]:
