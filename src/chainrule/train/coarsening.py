@@ -49,7 +49,7 @@ class Coarsened:
                 self._halve()
 
     def _fill(self, rows: Array, part: Array) -> None:
-        """Whole rows: steps at the same place in each lie side by side, since NumPy adds long arrays faster."""
+        """Whole rows; NumPy adds faster where what it adds up lies in long arrays side by side."""
         groups = part.reshape(len(rows), self.span, self.width)
         places = np.ascontiguousarray(groups.swapaxes(0, 1)).reshape(self.span, -1)
         rows[:, SUM] = np.add.reduce(places, axis=0).reshape(len(rows), -1)
