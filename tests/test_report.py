@@ -21,6 +21,7 @@ from chainrule.show.facts import Facts, of_folder, of_run
 from chainrule.show.figures import value
 from chainrule.show.html import element
 from chainrule.show.inside import Inside
+from chainrule.show.network import total
 from chainrule.show.report import page, write
 from chainrule.show.sections import health
 from chainrule.train.comparison import _confusion, compare
@@ -439,6 +440,16 @@ def test_a_run_with_its_code_is_opened_from_its_folder(tmp_path: Path) -> None:
     assert "Gradients, opened" in said
     assert "not opened here" not in said
     assert inside.of_folder(run.folder.path, **given).looks == inside.of_run(run).looks
+
+
+def test_buffers_are_no_parameters(tmp_path: Path) -> None:
+    """A batch norm keeps a mean, a variance and a count, which nobody trains; its folder says so too."""
+    inputs = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    model = cr.nn.Sequential(cr.nn.Linear(4, 3), cr.nn.BatchNorm1d(3), cr.nn.Linear(3, 1))
+    run = cr.fit(model, (inputs, inputs[:, :1]), loss=cr.nn.functional.mse_loss, epochs=1, runs=tmp_path)
+    assert run.folder is not None
+    made = total(of_folder(run.folder.path).layers)
+    assert made == total(of_run(run).layers) == sum(each.size for each in model.parameters()) == 25
 
 
 def test_the_table_of_layers_has_what_is_known(tmp_path: Path) -> None:

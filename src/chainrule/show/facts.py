@@ -149,8 +149,10 @@ def _layers_on_disk(
     if not result:
         return []
     if recipe.network.model:  # its code is the user's: only the arrays are here
-        arrays, _ = folder.arrays("weights.safetensors")
-        return network.layers_of_weights({name: value.shape for name, value in arrays.items()})
+        arrays, about = folder.arrays("weights.safetensors")
+        buffers = set(about.get("buffers", ()))  # runs of before have not said so
+        trained = {name: value.shape for name, value in arrays.items() if name not in buffers}
+        return network.layers_of_weights(trained)
     if preprocessor is None:
         raise DataError(f"{folder.path} has no preprocessing.json: restore it from a copy, or train again")
     return layers(load(folder.path).model, preprocessor)

@@ -91,7 +91,8 @@ def finish(
     """Write the weights, then the result: a run that has a result is complete."""
     if telemetry:
         folder.write_arrays(TELEMETRY, telemetry.state(), {"parameters": list(telemetry)})
-    folder.write_arrays("weights.safetensors", weights(model), {"recipe": folder.recipe().hash()})
+    about = {"recipe": folder.recipe().hash(), "buffers": [path for path, _ in model.named_buffers()]}
+    folder.write_arrays("weights.safetensors", weights(model), about)
     folder.write_document("result.json", result)
 
 
