@@ -15,9 +15,8 @@ COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
 def main() -> int:
     """Runs pytest, shows its output and prints the verdict."""
     bar, *arguments = sys.argv[1:]
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *arguments], stdout=subprocess.PIPE, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", *arguments]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     print(finished.stdout, end="")
     closing = finished.stdout.strip().rpartition("\n")[2]
     counts = {word: int(count) for count, word in COUNT.findall(closing)}
