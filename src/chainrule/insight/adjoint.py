@@ -98,20 +98,6 @@ def decades(cotangent: Cotangent) -> float:
     return math.log10(largest) + 0.5 * math.log10(float(np.vdot(sizes, sizes)))
 
 
-def signed(decades: float, digits: int = 2) -> str:
-    """A factor in decades.
-
-    >>> signed(-0.6149), signed(-0.001), signed(-math.inf), signed(math.nan)
-    ('−0.61', '0.00', 'zero', 'undefined')
-    """
-    if math.isnan(decades):
-        return "undefined"
-    if math.isinf(decades):
-        return "zero" if decades < 0 else "infinite"
-    rounded = round(decades, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
-
-
 class _Keeping(ReverseWalk):
     """The backward walk, which notes what passes."""
 

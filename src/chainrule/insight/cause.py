@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from chainrule.graph import Array, Node
-from chainrule.insight.adjoint import Adjoint, signed
-from chainrule.insight.departures import FAR, Departures, departures_of, log10, rms, shared, times
+from chainrule.insight.adjoint import Adjoint
+from chainrule.insight.departures import FAR, Departures, departures_of, log10, rms, shared, signed, times
 from chainrule.insight.stages import Chain, Stage
 from chainrule.optim.base import Transform
 from chainrule.tensor import asarray

@@ -244,6 +244,20 @@ def _difference(found: float, expected: float) -> float:
     return max(-FAR, min(FAR, found - expected))
 
 
+def signed(decades: float, digits: int = 2) -> str:
+    """A factor in decades.
+
+    >>> signed(-0.6149), signed(-0.001), signed(-math.inf), signed(math.nan)
+    ('−0.61', '0.00', 'zero', 'undefined')
+    """
+    if math.isnan(decades):
+        return "undefined"
+    if math.isinf(decades):
+        return "zero" if decades < 0 else "infinite"
+    rounded = round(decades, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+
+
 def times(departure: float) -> str:
     """Decades as a factor, in words."""
     return "nothing of" if departure <= -FAR else f"{10**departure:.2g} times"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from chainrule.graph import Array
-from chainrule.insight.adjoint import signed
+from chainrule.insight.departures import signed
 from chainrule.insight.explanation import Explanation
 from chainrule.insight.ledger import Ledger
 from chainrule.nn import Module

@@ -52,12 +52,12 @@ class Coarsened:
         """Whole rows; NumPy adds faster where what it adds up lies in long arrays side by side."""
         groups = part.reshape(len(rows), self.span, self.width)
         places = np.ascontiguousarray(groups.swapaxes(0, 1)).reshape(self.span, -1)
-        rows[:, SUM] = np.add.reduce(places, axis=0).reshape(len(rows), -1)
+        rows[:, SUM] = _added(places).reshape(len(rows), -1)
         rows[:, MAXIMUM] = np.maximum.reduce(places, axis=0).reshape(len(rows), -1)
 
     def _go_on(self, row: int, part: Array, begun: bool) -> None:
         so_far = self._rows[row : row + 1] if begun else self._rows[:0]
-        self._rows[row, SUM] = np.concatenate([so_far[:, SUM], part]).sum(axis=0)
+        self._rows[row, SUM] = _added(np.concatenate([so_far[:, SUM], part]))
         self._rows[row, MAXIMUM] = np.concatenate([so_far[:, MAXIMUM], part]).max(axis=0)
 
     def _halve(self) -> None:
@@ -88,6 +88,13 @@ class Coarsened:
             raise ValueError(f"{len(rows)} rows for {total} steps, not {len(made.rows)}")
         made.rows[...] = rows
         return made
+
+
+def _added(steps: Array) -> Array:
+    """The sums over the first axis, one step after the other; of a lone column NumPy would add pairs."""
+    lone = steps.shape[1] == 1
+    total: Array = np.add.accumulate(steps, axis=0)[-1] if lone else np.add.reduce(steps, axis=0)
+    return total
 
 
 def _rows_for(width: int, bytes_: int) -> int:

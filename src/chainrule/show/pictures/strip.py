@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DataError
-from chainrule.insight.adjoint import signed
+from chainrule.insight.departures import signed
 from chainrule.insight.ledger import ACTIVATION, BLOCK, WEIGHT, Ledger
 from chainrule.show.figures import counted, printable
 from chainrule.show.html import Html, joined

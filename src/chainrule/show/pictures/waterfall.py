@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chainrule.errors import DataError
-from chainrule.insight.adjoint import signed
+from chainrule.insight.departures import signed
 from chainrule.insight.ledger import (
     ACTIVATION,
     ALIGNMENT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chainrule.insight.adjoint import signed
+from chainrule.insight.departures import signed
 from chainrule.show.blame import inside_a_sentence
 from chainrule.show.figures import clipped
 from chainrule.show.html import Html, details, element, figure, heads, number, table
